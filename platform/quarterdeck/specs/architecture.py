@@ -1,0 +1,90 @@
+"""The shape of a decoder: Hugging Face `config.json` names, one class for GPT and LLaMA families."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from quarterdeck.specs.base import Spec
+from quarterdeck.specs.units import Count
+
+
+class MixtureOfExperts(Spec):
+    """Sparse feed-forward layers: each token visits `experts_per_token` of `experts`."""
+
+    experts: int = Field(gt=0)
+    experts_per_token: int = Field(gt=0)
+    expert_intermediate_size: Count
+    shared_experts: int = 0
+    dense_layers: int = 0
+    """How many leading layers keep a dense feed-forward block of `intermediate_size`."""
+
+
+class LatentAttention(Spec):
+    """Multi-head latent attention (DeepSeek): ranks of the compressed query and key/value."""
+
+    q_lora_rank: int
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+
+
+class Architecture(Spec):
+    """A decoder-only transformer. Defaults are LLaMA's; presets fill the whole of it.
+
+    Sizes are counts of units (not bytes). Raises ValueError on impossible combinations.
+    """
+
+    model_type: Literal["gpt2", "llama", "mistral", "qwen2", "mixtral", "deepseek_v3"] = "llama"
+    vocab_size: Count | None = None
+    """None: taken from the tokenizer, padded to a multiple that the tensor degree divides."""
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    max_position_embeddings: Count = 2048
+    position_embedding: Literal["learned", "rope"] = "rope"
+    rope_theta: float = 10_000.0
+    rope_scaling: dict[str, float | int | str] | None = None
+    norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
+    norm_eps: float = 1e-5
+    activation: Literal["gelu", "swiglu"] = "swiglu"
+    """`gelu` is the tanh approximation of GPT-2 (two matrices), `swiglu` has three."""
+    qkv_bias: bool = False
+    attention_output_bias: bool = False
+    mlp_bias: bool = False
+    tie_word_embeddings: bool = False
+    initializer_range: float = 0.02
+    moe: MixtureOfExperts | None = None
+    latent_attention: LatentAttention | None = None
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads: 1 is MQA, fewer than the query heads GQA, equal MHA."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Architecture:
+        heads = self.num_attention_heads
+        if self.head_dim is None and self.hidden_size % heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {heads}: "
+                "change one, or set head_dim"
+            )
+        if heads % self.kv_heads:
+            raise ValueError(
+                f"num_attention_heads {heads} is not divisible by "
+                f"num_key_value_heads {self.kv_heads}: choose a divisor of {heads}"
+            )
+        if self.position_embedding == "rope" and self.head_size % 2:
+            raise ValueError(f"rotary positions need an even head size, not {self.head_size}")
+        return self

@@ -1,0 +1,103 @@
+"""The fields that every job and service shares."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from quarterdeck.specs.base import Name, Spec
+from quarterdeck.specs.references import ReferenceText
+from quarterdeck.specs.units import Bytes, Seconds
+
+PRIORITIES = {"low": -100, "normal": 0, "high": 100}
+
+
+def _priority(value: object) -> object:
+    if isinstance(value, str) and value not in PRIORITIES:
+        raise ValueError(f"{value!r} is not a priority: write low, normal, high or a whole number")
+    return PRIORITIES[value] if isinstance(value, str) else value
+
+
+Priority = Annotated[int, BeforeValidator(_priority), Field(ge=-1000, le=1000)]
+
+
+class Resources(Spec):
+    """What each rank holds. `accelerator` names a model of the hardware catalogue; `cpu` is a
+    declared slot of a cluster without accelerators; None is any slot the cluster has."""
+
+    accelerator: str | None = None
+    cpus: float | None = Field(default=None, gt=0)
+    memory: Bytes | None = None
+
+
+class SecretReference(Spec):
+    """A secret delivered as a file in `$QUARTERDECK_SECRETS_DIR`; `env` sets the variable too."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
+    env: bool = False
+
+
+def _secret(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class WeightedDataset(Spec):
+    """One domain of a mixture. `weight` is its share of samples (all omitted: by size);
+    `passes` bounds how often its data is seen."""
+
+    name: ReferenceText
+    weight: float | None = Field(default=None, gt=0)
+    passes: float | None = Field(default=None, gt=0)
+
+
+def _datasets(value: object) -> object:
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return [{"name": item} if isinstance(item, str) else item for item in items]
+
+
+Datasets = Annotated[tuple[WeightedDataset, ...], BeforeValidator(_datasets), Field(min_length=1)]
+Secrets = tuple[Annotated[SecretReference, BeforeValidator(_secret)], ...]
+
+
+class Checkpoints(Spec):
+    """When checkpoints are written and which are kept.
+
+    `every` is a number of steps or `auto` (Young/Daly from the measured save time).
+    `keep_last` counts the newest, `keep_every` keeps each step that it divides for ever.
+    `path` (command jobs) is a file tree kept across attempts.
+    """
+
+    every: int | Literal["auto"] = "auto"
+    keep_last: int = Field(default=3, ge=1)
+    keep_every: int | None = Field(default=None, ge=1)
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _positive(self) -> Checkpoints:
+        if self.every != "auto" and self.every < 1:
+            raise ValueError(f"every: {self.every} is not a number of steps: write 1 or more")
+        return self
+
+
+class Resource(Spec):
+    """What every document has."""
+
+    name: Name
+    project: Name = "default"
+    labels: dict[str, str] = {}
+
+
+class JobSpec(Resource):
+    """What every job has. Immutable once submitted."""
+
+    queue: Name = "default"
+    priority: Priority = 0
+    cluster: Name | None = None
+    after: tuple[ReferenceText, ...] = ()
+    """Jobs (`job/NAME`) that must succeed first, beside those that references imply."""
+    resources: Resources = Resources()
+    env: dict[str, str] = {}
+    secrets: Secrets = ()
+    max_duration: Seconds | None = Field(default=None, gt=0)
+    max_restarts: int = Field(default=3, ge=0, le=1000)

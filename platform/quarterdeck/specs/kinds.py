@@ -1,0 +1,167 @@
+"""Every kind of document that people write, and the union that parses them."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
+
+from quarterdeck.specs.architecture import Architecture
+from quarterdeck.specs.base import Spec
+from quarterdeck.specs.common import Checkpoints, Datasets, JobSpec, Resource, Resources
+from quarterdeck.specs.presets import load_preset
+from quarterdeck.specs.references import ReferenceText
+from quarterdeck.specs.training import Parallelism, Precision, Training
+from quarterdeck.specs.units import Count, Share
+
+
+def _architecture(value: object) -> object:
+    return load_preset(value) if isinstance(value, str) else value
+
+
+class DatasetSpec(JobSpec):
+    """Register the files at a URI as a dataset version with a content hash.
+
+    Registering is work for a machine that can read the URI, so it runs as a one-rank job and
+    ends in a version named like it. `held_out` is the share kept from training, chosen by the
+    hash of each file's content.
+    """
+
+    kind: Literal["dataset"]
+    uri: str = Field(min_length=1)
+    include: tuple[str, ...] = ("**/*",)
+    exclude: tuple[str, ...] = ()
+    held_out: Share = 0.0
+
+    @property
+    def rank_count(self) -> int:
+        return 1
+
+
+class TokenizerSpec(JobSpec):
+    """Train a tokenizer on a dataset's training split."""
+
+    kind: Literal["tokenizer"]
+    method: Literal["bpe"] = "bpe"
+    dataset: ReferenceText
+    vocabulary: Count = Field(ge=257, le=1_000_000)
+    special_tokens: tuple[str, ...] = ()
+
+    @property
+    def rank_count(self) -> int:
+        return 1
+
+
+class DataSpec(JobSpec):
+    """Make a dataset from datasets. `tokenize` writes memory-mapped token shards."""
+
+    kind: Literal["data"]
+    method: Literal["tokenize"] = "tokenize"
+    datasets: Datasets
+    tokenizer: ReferenceText
+    ranks: int = Field(default=1, ge=1, le=4096)
+
+    @property
+    def rank_count(self) -> int:
+        return self.ranks
+
+
+class PretrainSpec(JobSpec):
+    """Train a decoder from its initialisation on token shards."""
+
+    kind: Literal["pretrain"]
+    architecture: Annotated[Architecture, BeforeValidator(_architecture)]
+    tokenizer: ReferenceText | None = None
+    """None: the tokenizer that made the datasets."""
+    datasets: Datasets
+    parallelism: Parallelism | Literal["auto"] = "auto"
+    ranks: int | None = Field(default=None, ge=1, le=1_000_000)
+    training: Training
+    precision: Precision | None = None
+    """None: bf16, fp32 on CPU."""
+    backend: Literal["deepspeed"] = "deepspeed"
+    checkpoints: Checkpoints = Checkpoints()
+
+    @model_validator(mode="after")
+    def _ranks_agree(self) -> PretrainSpec:
+        if isinstance(self.parallelism, Parallelism) and self.ranks is not None:
+            product = self.parallelism.ranks
+            if product != self.ranks:
+                raise ValueError(
+                    f"ranks {self.ranks} is not data × tensor × pipeline = {product}: "
+                    "leave ranks out, or change a degree"
+                )
+        return self
+
+    @property
+    def rank_count(self) -> int | None:
+        """Ranks of the gang; None until the planner has chosen."""
+        if isinstance(self.parallelism, Parallelism):
+            return self.parallelism.ranks
+        return self.ranks
+
+
+class EvaluateSpec(JobSpec):
+    """Score a model on datasets."""
+
+    kind: Literal["evaluate"]
+    model: ReferenceText
+    datasets: Datasets
+    metrics: tuple[Literal["perplexity", "bits_per_byte"], ...] = ("perplexity", "bits_per_byte")
+    sequence_length: Count | None = None
+    max_tokens: Count | None = None
+    """Evaluate at most this many tokens of each dataset; None: all."""
+
+    @property
+    def rank_count(self) -> int:
+        return 1
+
+
+class CommandSpec(JobSpec):
+    """A user's own program on a gang of ranks with torchrun-compatible variables."""
+
+    kind: Literal["command"]
+    command: str = Field(min_length=1)
+    ranks: int = Field(default=1, ge=1, le=100_000)
+    workdir: str | None = None
+    restart_safe: bool = False
+    checkpoints: Checkpoints | None = None
+
+    @property
+    def rank_count(self) -> int:
+        return self.ranks
+
+
+class ServiceParallelism(Spec):
+    """How one replica spans accelerators."""
+
+    tensor: int = Field(default=1, ge=1)
+    pipeline: int = Field(default=1, ge=1)
+
+
+class ServiceSpec(Resource):
+    """An inference endpoint: replicas of one model behind one name."""
+
+    kind: Literal["service"]
+    model: ReferenceText
+    engine: Literal["builtin"] = "builtin"
+    engine_args: dict[str, int | float | str | bool] = {}
+    parallelism: ServiceParallelism = ServiceParallelism()
+    replicas: int = Field(default=1, ge=0, le=1000)
+    resources: Resources = Resources()
+    queue: str = "default"
+    priority: int = 100
+    cluster: str | None = None
+
+    @property
+    def rank_count(self) -> int:
+        return prod((self.parallelism.tensor, self.parallelism.pipeline))
+
+
+AnyJob = DatasetSpec | TokenizerSpec | DataSpec | PretrainSpec | EvaluateSpec | CommandSpec
+Document = Annotated[AnyJob | ServiceSpec, Field(discriminator="kind")]
+DOCUMENT: TypeAdapter[AnyJob | ServiceSpec] = TypeAdapter(Document)
+
+JOB_KINDS = ("dataset", "tokenizer", "data", "pretrain", "evaluate", "command")
+KINDS = (*JOB_KINDS, "service")

@@ -1,0 +1,303 @@
+"""What agents and supervisors say to the api, and hear back.
+
+Additive only: a supervisor may be older or newer than the control plane, so unknown fields are
+ignored and every new field has a default. Times are UTC; sizes are bytes; durations seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from quarterdeck.specs.base import Message
+
+# --- agent -----------------------------------------------------------------------------------
+
+
+class NodeReport(Message):
+    """One machine of the agent's cluster as Ray sees it now."""
+
+    node_id: str
+    """Ray's node id: unique for each start of a raylet."""
+    host: str
+    address: str
+    slots: int
+    """Accelerators, or declared slots of a machine without."""
+    accelerator: str = "cpu"
+    cpus: float = 0
+    memory: int = 0
+    labels: dict[str, str] = {}
+    alive: bool = True
+    is_head: bool = False
+
+
+class RunSighting(Message):
+    """What the agent knows of one run. `dead` only with proof (ActorDiedError, absent by name
+    in a reachable cluster); an unreachable actor is `unknown`."""
+
+    run_id: str
+    epoch: int
+    state: Literal["alive", "dead", "unknown"]
+    detail: str = ""
+
+
+class AgentBeat(Message):
+    """POST /api/v1/agents/{cluster}/beat, every two seconds. The first one creates the cluster."""
+
+    agent_id: str
+    """Random for each start of an agent: a newer one takes the cluster over."""
+    started_at: datetime
+    address: str = ""
+    """Ray's head address, for machines that join; empty where none may."""
+    ray_token: str = ""
+    """Ray's token, handed to machines that join; stored encrypted."""
+    endpoints_reachable: bool = True
+    """Whether gateways outside can reach engines of this cluster directly."""
+    versions: dict[str, str] = {}
+    nodes: list[NodeReport] = []
+    runs: list[RunSighting] = []
+
+
+class RunToStart(Message):
+    """A run placed on this cluster that nobody claimed yet."""
+
+    run_id: str
+    epoch: int
+
+
+class RunToKill(Message):
+    """An explicit kill: the only reason for an agent to end a supervisor."""
+
+    run_id: str
+    epoch: int
+    reason: str
+
+
+class AgentWork(Message):
+    """GET /api/v1/agents/{cluster}/work?wait=20 (long poll): what there is to do."""
+
+    generation: int = 0
+    start: list[RunToStart] = []
+    kill: list[RunToKill] = []
+    watch: list[RunToStart] = []
+    """Runs claimed on this cluster whose liveness the agent reports in its beats."""
+
+
+class Claim(Message):
+    """POST /api/v1/runs/{id}/claim: compare-and-swap, once per epoch; 409 `already_claimed`."""
+
+    epoch: int
+    agent_id: str
+
+
+class RankPlacement(Message):
+    """Where one rank of a gang runs."""
+
+    rank: int
+    role: str = "trainer"
+    node_id: str
+    slots: int = 1
+    local_rank: int = 0
+
+
+class ResolvedAsset(Message):
+    """A version of a model, dataset or tokenizer that a run reads."""
+
+    kind: Literal["model", "dataset", "tokenizer"]
+    name: str
+    version: int
+    digest: str
+    uri: str
+    """Folder of the version's files (artifact store), or the dataset's own URI."""
+    split: Literal["train", "held_out"] | None = None
+    metadata: dict[str, Any] = {}
+
+
+class ResumeFrom(Message):
+    """The last registered checkpoint of the job."""
+
+    checkpoint_id: str
+    step: int
+    uri: str
+    manifest: CheckpointManifest
+
+
+class RunOrder(Message):
+    """The answer to a claim: all that a supervisor needs. Holds credentials: never log it."""
+
+    run_id: str
+    epoch: int
+    attempt: int = 1
+    owner_type: Literal["job", "service"]
+    owner_id: str
+    owner_name: str
+    project: str = "default"
+    kind: str
+    spec: dict[str, Any]
+    """The submitted spec, with `auto` layouts replaced by the planner's."""
+    cluster: str
+    placements: list[RankPlacement]
+    inputs: dict[str, list[ResolvedAsset]] = {}
+    """By the spec's field: `datasets`, `tokenizer`, `dataset`, `model`."""
+    resume: ResumeFrom | None = None
+    mean_time_to_failure: float | None = None
+    """Seconds, observed on this cluster, for `checkpoints: {every: auto}`; None: a default."""
+    artifacts_uri: str
+    artifacts_options: dict[str, Any] = {}
+    secrets: dict[str, str] = {}
+    env_secrets: list[str] = []
+    api_url: str
+    run_key: str
+    stall_after: float = 300.0
+    stall_after_first: float = 600.0
+
+
+# --- supervisor --------------------------------------------------------------------------------
+
+Blame = Literal["user_code", "data", "memory", "node", "network", "disk", "unknown"]
+RunPhase = Literal[
+    "assigned", "starting", "running", "loading", "ready", "unhealthy", "draining", "stopping",
+    "succeeded", "failed", "lost", "preempted", "cancelled",
+]  # fmt: skip
+
+
+class FileEntry(Message):
+    path: str
+    size: int
+    sha256: str
+
+
+class CheckpointManifest(Message):
+    """What makes a checkpoint: written last, registered to exist. Under {job}/{epoch}/{step}/."""
+
+    step: int
+    epoch: int
+    uri: str
+    files: list[FileEntry]
+    layout: dict[str, int] = {}
+    sample_index: int = 0
+    """Global samples consumed: the next sample to read."""
+    skipped_windows: list[tuple[int, int]] = []
+    loss: float | None = None
+    tokens: int = 0
+    save_seconds: float = 0.0
+    state: dict[str, Any] = {}
+    """Small scalars of the trainer: learning-rate position, seeds, loss scale."""
+
+
+class MetricRow(Message):
+    """Metrics of one step; keyed (job, step, epoch), a later epoch supersedes."""
+
+    step: int
+    values: dict[str, float]
+    at: datetime
+
+
+class LogChunk(Message):
+    """Lines of one rank in order. `seq` is per (run, rank): receivers drop what they have."""
+
+    rank: int
+    seq: int
+    stream: Literal["output", "setup"] = "output"
+    lines: list[tuple[float, str]]
+    """(unix seconds, line without its newline)."""
+
+
+class OutputAsset(Message):
+    """A version that the run publishes: exists when the api has registered it."""
+
+    kind: Literal["model", "dataset", "tokenizer"]
+    name: str
+    digest: str
+    uri: str
+    size: int = 0
+    files: list[FileEntry] = []
+    metadata: dict[str, Any] = {}
+
+
+class RunEvent(Message):
+    """A fact worth keeping: becomes an event of the owner."""
+
+    type: str
+    message: str
+    at: datetime
+    data: dict[str, Any] = {}
+
+
+class Failure(Message):
+    """The first failure of the gang."""
+
+    rank: int | None
+    blame: Blame
+    message: str
+    traceback: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    stacks: dict[int, str] = {}
+    """Stacks of all ranks, where a stall was the failure."""
+
+
+class Endpoint(Message):
+    """Where a replica's engine answers, and what it showed."""
+
+    url: str
+    probed: bool
+    """A token was really generated."""
+    models: list[str] = []
+    in_flight: int = 0
+
+
+class RankState(Message):
+    rank: int
+    phase: str
+    node_id: str = ""
+    pid: int | None = None
+    step: int | None = None
+    exit_code: int | None = None
+    memory: int = 0
+
+
+class RunBeat(Message):
+    """POST /api/v1/runs/{id}/beat with the run's key: idempotent by `seq`."""
+
+    epoch: int
+    seq: int
+    """Starts at 1, by one for each new beat; a replay carries the same number and content."""
+    sent_at: datetime
+    reported_phase: RunPhase
+    message: str = ""
+    """What it does now, for people: `loading data`, `step 12 of 100`."""
+    step: int | None = None
+    steps_total: int | None = None
+    eta_seconds: float | None = None
+    productive_seconds: float = 0.0
+    """Rank-seconds inside steps since the run's start."""
+    held_seconds: float = 0.0
+    """Rank-seconds held since the run's start."""
+    ranks: list[RankState] = []
+    metrics: list[MetricRow] = Field(default=[], max_length=5000)
+    logs: list[LogChunk] = Field(default=[], max_length=5000)
+    checkpoints: list[CheckpointManifest] = []
+    outputs: list[OutputAsset] = []
+    results: dict[str, Any] = {}
+    """Named results of the job, e.g. perplexity; merged over beats."""
+    events: list[RunEvent] = Field(default=[], max_length=1000)
+    failure: Failure | None = None
+    endpoint: Endpoint | None = None
+    dropped: int = 0
+    """Items that the bounded spool had to drop while the api was away: event telemetry_gap."""
+
+
+class BeatReply(Message):
+    """What the control plane wants of the run. 409 `stale_epoch` means: die."""
+
+    order: Literal["continue", "checkpoint_and_stop", "stop", "die"] = "continue"
+    deadline_seconds: float = 30.0
+    reason: str = ""
+    acked_seq: int = 0
+
+
+ResumeFrom.model_rebuild()
+RunOrder.model_rebuild()

@@ -1,0 +1,350 @@
+"""What the api answers with: one class for each noun, the same for SDK, CLI and dashboard."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from quarterdeck.specs.base import Message
+from quarterdeck.specs.protocol import CheckpointManifest, Failure, RankPlacement, RankState
+
+JobPhase = Literal[
+    "waiting", "queued", "starting", "running", "stopping", "suspended",
+    "succeeded", "failed", "cancelled",
+]  # fmt: skip
+ServicePhase = Literal["deploying", "ready", "degraded", "idle", "stopped"]
+Access = Literal["viewer", "operator", "admin", "agent"]
+Item = TypeVar("Item")
+
+
+class Page(Message, Generic[Item]):
+    """A list's page; `next_cursor` is None on the last."""
+
+    items: list[Item]
+    next_cursor: str | None = None
+
+
+class Progress(Message):
+    step: int | None = None
+    steps_total: int | None = None
+    eta_seconds: float | None = None
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    goodput: float | None = None
+    """Rank-seconds in steps that were kept ÷ rank-seconds held, over all attempts."""
+
+
+class Job(Message):
+    id: str
+    name: str
+    project: str
+    kind: str
+    phase: JobPhase
+    reason: str
+    message: str
+    desired: Literal["run", "suspend", "cancel"] = "run"
+    queue: str
+    priority: int
+    spec: dict[str, Any]
+    ranks: int | None = None
+    progress: Progress = Progress()
+    run_id: str | None = None
+    attempts: int = 0
+    restarts_used: int = 0
+    failure: Failure | None = None
+    outputs: list[str] = []
+    """Versions it made, as `model/NAME@1`."""
+    results: dict[str, Any] = {}
+    starts_at: datetime | None = None
+    """Estimated start of a queued job, where `max_duration` of others allows one."""
+    retry_of: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    version: int = 1
+
+
+class Run(Message):
+    id: str
+    epoch: int
+    attempt: int
+    owner_type: Literal["job", "service"]
+    owner_id: str
+    owner_name: str
+    project: str
+    kind: str
+    cluster: str
+    phase: str
+    reason: str = ""
+    message: str = ""
+    reported_phase: str | None = None
+    placements: list[RankPlacement] = []
+    ranks: list[RankState] = []
+    step: int | None = None
+    resumed_from_step: int | None = None
+    first_step: int | None = None
+    failure: Failure | None = None
+    productive_seconds: float = 0
+    held_seconds: float = 0
+    claimed_by: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    last_beat_at: datetime | None = None
+
+
+class Replica(Message):
+    run_id: str
+    epoch: int
+    revision: int
+    phase: str
+    reason: str = ""
+    message: str = ""
+    url: str | None = None
+    node_id: str | None = None
+    created_at: datetime
+
+
+class Service(Message):
+    id: str
+    name: str
+    project: str
+    phase: ServicePhase
+    reason: str
+    message: str
+    model: str
+    model_version: str | None = None
+    """The version that the newest revision resolved, `NAME@3`."""
+    revision: int
+    desired_replicas: int
+    ready_replicas: int
+    replicas: list[Replica] = []
+    spec: dict[str, Any]
+    created_at: datetime
+    version: int = 1
+
+
+class Event(Message):
+    """An append-only fact. `id` orders events and is the SSE id."""
+
+    id: int
+    type: str
+    """Dotted, e.g. `job.phase`, `run.failed`, `checkpoint.registered`."""
+    subject: str
+    """`job/NAME`, `service/NAME`, `node/…`."""
+    subject_id: str
+    project: str
+    message: str
+    actor: str = ""
+    data: dict[str, Any] = {}
+    at: datetime
+
+
+class Checkpoint(Message):
+    id: str
+    job_id: str
+    job_name: str
+    run_id: str
+    epoch: int
+    step: int
+    size: int
+    loss: float | None = None
+    state: Literal["registered", "deleting", "deleted"]
+    manifest: CheckpointManifest
+    created_at: datetime
+
+
+class AssetVersion(Message):
+    """A version of a model, dataset or tokenizer, with lineage."""
+
+    id: str
+    kind: Literal["model", "dataset", "tokenizer"]
+    name: str
+    project: str
+    version: int
+    aliases: list[str] = []
+    digest: str
+    uri: str
+    size: int
+    metadata: dict[str, Any] = {}
+    job_id: str | None = None
+    run_id: str | None = None
+    inputs: list[str] = []
+    """Versions that the run which made it read, as `dataset/NAME@1`."""
+    created_at: datetime
+
+
+class Cluster(Message):
+    id: str
+    name: str
+    phase: Literal["connected", "silent"]
+    slots: int
+    slots_free: int
+    nodes: int
+    agent_id: str | None = None
+    address: str = ""
+    endpoints_reachable: bool = True
+    versions: dict[str, str] = {}
+    last_beat_at: datetime | None = None
+
+
+class Node(Message):
+    id: str
+    cluster: str
+    host: str
+    address: str
+    phase: Literal["alive", "unknown", "dead"]
+    accelerator: str
+    slots: int
+    slots_free: int
+    cordoned: bool = False
+    quarantined: bool = False
+    cpus: float
+    memory: int
+    labels: dict[str, str] = {}
+    is_head: bool = False
+
+
+class JoinTicket(Message):
+    """What a machine that joins a cluster needs. Holds a credential."""
+
+    cluster: str
+    address: str
+    ray_token: str
+
+
+class Key(Message):
+    id: str
+    name: str
+    access: Access
+    project: str | None = None
+    """None: every project."""
+    prefix: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class NewKey(Key):
+    """The answer to a creation: the only time the secret is shown."""
+
+    key: str
+
+
+class SecretInfo(Message):
+    name: str
+    project: str
+    version: int
+    updated_at: datetime
+
+
+class Project(Message):
+    name: str
+    created_at: datetime
+
+
+class MetricPoint(Message):
+    step: int
+    epoch: int
+    at: datetime
+    values: dict[str, float]
+
+
+class LogLine(Message):
+    cursor: str
+    """Opaque position, usable as Last-Event-ID."""
+    rank: int
+    epoch: int
+    at: float
+    line: str
+
+
+class Applied(Message):
+    """What `apply` did, or would do, with one document."""
+
+    kind: str
+    name: str
+    id: str | None = None
+    action: Literal["created", "updated", "unchanged", "deleted"]
+    message: str = ""
+    """E.g. `starts ≈14:10`, `revision 7`."""
+
+
+class ApplyRequest(Message):
+    """POST /api/v1/apply: one transaction. `replace` cancels a live job whose spec changed."""
+
+    documents: list[dict[str, Any]]
+    prune: bool = False
+    dry_run: bool = False
+    replace: bool = False
+    force: bool = False
+    """Submit although the planner says that it cannot fit."""
+
+
+class ApplyResult(Message):
+    results: list[Applied]
+    dry_run: bool = False
+
+
+class Problem(Message):
+    """RFC 9457. `type` is `/problems/NAME`, whose page says the remedy."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldProblem] = []
+    instance: str | None = None
+
+
+class FieldProblem(Message):
+    """One wrong field: `path` as `documents[1].training.tokens`."""
+
+    path: str
+    message: str
+    line: int | None = None
+
+
+class Why(Message):
+    """GET /api/v1/{jobs|services}/{id}/why: why it is in the state it is in."""
+
+    subject: str
+    phase: str
+    reason: str
+    message: str
+    facts: list[str] = []
+
+
+class EngineEndpoint(Message):
+    """One replica as gateways see it."""
+
+    run_id: str
+    url: str
+    ready: bool
+    draining: bool = False
+    weight: int = 1
+
+
+class ServiceRoute(Message):
+    name: str
+    project: str
+    model_version: str | None
+    endpoints: list[EngineEndpoint]
+
+
+class KeyDigest(Message):
+    sha256: str
+    name: str
+    project: str | None
+    access: Access
+
+
+class GatewaySnapshot(Message):
+    """GET /api/v1/gateway/snapshot?after=VERSION&wait=20: all that a gateway needs."""
+
+    version: str
+    services: list[ServiceRoute]
+    keys: list[KeyDigest]
+
+
+Problem.model_rebuild()

@@ -1,0 +1,80 @@
+"""How a model is trained: layout, recipe and numbers."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from quarterdeck.specs.base import Spec
+from quarterdeck.specs.units import Count
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Parallelism(Spec):
+    """Degrees of 3D parallelism; rank = (pipeline·data + d)·tensor + t.
+
+    `zero` is the ZeRO stage: with pipeline 0 or 1. `sequence` splits norms and dropout along
+    the sequence inside a tensor group (Megatron).
+    """
+
+    data: int = Field(default=1, ge=1)
+    tensor: int = Field(default=1, ge=1)
+    pipeline: int = Field(default=1, ge=1)
+    zero: int = Field(default=1, ge=0, le=3)
+    sequence: bool = False
+    pipeline_schedule: Literal["1f1b"] = "1f1b"
+
+    @property
+    def ranks(self) -> int:
+        return prod((self.data, self.tensor, self.pipeline))
+
+    @model_validator(mode="after")
+    def _possible(self) -> Parallelism:
+        if self.pipeline > 1 and self.zero > 1:
+            raise ValueError(
+                f"zero: {self.zero} cannot be combined with pipeline: {self.pipeline}; "
+                "use zero: 1 (sharded optimizer state) or pipeline: 1"
+            )
+        if self.sequence and self.tensor == 1:
+            raise ValueError("sequence: true needs tensor > 1: it splits along the tensor group")
+        return self
+
+
+class Training(Spec):
+    """Amount of training and its recipe; None means LLaMA's recipe for the model's size.
+
+    Exactly one of `tokens`, `steps` and `passes` is given. `global_batch_size` counts sequences
+    per optimizer step, over all data-parallel ranks and accumulation.
+    """
+
+    tokens: Count | None = None
+    steps: Count | None = None
+    passes: float | None = Field(default=None, gt=0)
+    sequence_length: Count = Field(default=2048, ge=8)
+    global_batch_size: Count = Field(default=64, ge=1)
+    micro_batch_size: Count | None = None
+    learning_rate: float | None = Field(default=None, gt=0)
+    min_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: Count | None = None
+    weight_decay: float = Field(default=0.1, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    clip: float = Field(default=1.0, ge=0)
+    """Largest gradient norm; 0 switches clipping off."""
+    activation_checkpointing: Literal["none", "full"] = "none"
+    freeze: tuple[str, ...] = ()
+    """Glob patterns over Hugging Face parameter names, e.g. `model.embed_tokens.*`."""
+    seed: int = 1234
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Training:
+        given = [name for name in ("tokens", "steps", "passes") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of tokens, steps and passes, not {', '.join(given) or 'none'}"
+            )
+        return self

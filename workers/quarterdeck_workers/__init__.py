@@ -1,0 +1,1 @@
+"""What runs on the machines: agents, supervisors, ranks, trainers and engines."""
