@@ -1,0 +1,52 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+PATHS := platform workers tests benchmarks tools
+export RAY_USAGE_STATS_ENABLED := 0
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := true
+
+.PHONY: help install run test check lint types imports pure format down clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/.installed  ## .venv with pinned versions (TORCH_INDEX=URL for another torch)
+
+.venv/.installed: pyproject.toml constraints.txt tools/install.py
+	@$(PYTHON) tools/install.py
+
+run: install  ## install, then the whole way: train in 3D, kill, resume, serve, ask
+	@$(BIN)/python tools/preflight.py --ports 8080 8081
+	@$(BIN)/quarterdeck demo
+
+test: install  ## everything this machine can run
+	@$(BIN)/python tools/preflight.py
+	@$(MAKE) --no-print-directory lint types imports
+	@$(BIN)/python -m pytest tests
+
+check: install lint types imports pure  ## lint, types, import rules, pure rooms (under a minute)
+
+lint:
+	@$(BIN)/ruff check $(PATHS)
+	@$(BIN)/ruff format --check $(PATHS)
+
+types:
+	@$(BIN)/mypy
+
+imports:
+	@$(BIN)/lint-imports
+
+pure:
+	@$(BIN)/python -m pytest tests/unit -q -x
+
+format:
+	@$(BIN)/ruff check --fix $(PATHS)
+	@$(BIN)/ruff format $(PATHS)
+
+down:  ## stop the platform and remove all that it made
+	@$(BIN)/quarterdeck down --purge
+
+clean: ## remove the virtual environment and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
