@@ -1,0 +1,46 @@
+"""Every table. Importing this module registers all of them with `Base.metadata`."""
+
+from __future__ import annotations
+
+from quarterdeck.store.columns import Base
+from quarterdeck.store.tables_access import (
+    IdempotencyRow,
+    KeyRow,
+    ProjectRow,
+    SecretRow,
+    SettingRow,
+)
+from quarterdeck.store.tables_fleet import ClusterRow, NodeRow
+from quarterdeck.store.tables_record import (
+    AssetAliasRow,
+    AssetInputRow,
+    AssetVersionRow,
+    CheckpointRow,
+    EventRow,
+    LogChunkRow,
+    StepMetricsRow,
+)
+from quarterdeck.store.tables_work import JobEdgeRow, JobRow, RevisionRow, RunRow, ServiceRow
+
+__all__ = [
+    "AssetAliasRow",
+    "AssetInputRow",
+    "AssetVersionRow",
+    "Base",
+    "CheckpointRow",
+    "ClusterRow",
+    "EventRow",
+    "IdempotencyRow",
+    "JobEdgeRow",
+    "JobRow",
+    "KeyRow",
+    "LogChunkRow",
+    "NodeRow",
+    "ProjectRow",
+    "RevisionRow",
+    "RunRow",
+    "SecretRow",
+    "ServiceRow",
+    "SettingRow",
+    "StepMetricsRow",
+]

@@ -1,0 +1,200 @@
+"""What people ask for and what is scheduled: jobs, services, runs.
+
+Columns of a phase (`phase`, `reason`, `message`) are written by controllers only; `desired` is
+the api's. Lease columns (`lease_id`, `lease_until`, `due_at`) say which controller works on a
+row and when it is next looked at; they are never shown as status.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from quarterdeck.store.columns import Base, database_now
+
+
+class Leased:
+    """A row that one controller at a time works on."""
+
+    lease_id: Mapped[str | None] = mapped_column(default=None)
+    lease_until: Mapped[datetime | None] = mapped_column(default=None)
+    due_at: Mapped[datetime] = mapped_column(default=database_now())
+
+
+class JobRow(Leased, Base):
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    project: Mapped[str] = mapped_column(ForeignKey("projects.name"))
+    kind: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    """The parsed document, complete with its defaults."""
+    spec_digest: Mapped[str] = mapped_column(default="")
+    phase: Mapped[str] = mapped_column(default="waiting")
+    reason: Mapped[str] = mapped_column(default="Submitted")
+    message: Mapped[str] = mapped_column(default="")
+    facts: Mapped[list[Any]] = mapped_column(default=list)
+    """Sentences for `why`, written by admission."""
+    desired: Mapped[str] = mapped_column(default="run")
+    """run, suspend or cancel."""
+    queue: Mapped[str] = mapped_column(default="default")
+    priority: Mapped[int] = mapped_column(default=0)
+    ordinal: Mapped[int] = mapped_column(BigInteger)
+    """Submission order (ids.next_ordinal); kept over restarts."""
+    version: Mapped[int] = mapped_column(default=1)
+    """Raised by every intent and every change of phase: compare-and-swap and ETag."""
+    ranks: Mapped[int | None]
+    layout: Mapped[dict[str, Any] | None]
+    """Degrees {data, tensor, pipeline, …} that replace `parallelism: auto`."""
+    edges_bound: Mapped[bool] = mapped_column(default=False)
+    epoch: Mapped[int] = mapped_column(default=0)
+    """The newest run's epoch; 0 before the first."""
+    run_id: Mapped[str | None]
+    """The newest run."""
+    restarts_used: Mapped[int] = mapped_column(default=0)
+    step: Mapped[int | None]
+    steps_total: Mapped[int | None]
+    eta_seconds: Mapped[float | None]
+    loss: Mapped[float | None]
+    tokens_per_second: Mapped[float | None]
+    results: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    failure: Mapped[dict[str, Any] | None]
+    starts_at: Mapped[datetime | None]
+    retry_of: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=database_now())
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(None, "project", "name", "ordinal"),
+        Index(None, "phase", "due_at"),
+        Index(None, "project", "ordinal"),
+    )
+
+
+class JobEdgeRow(Base):
+    """One thing that a job waits for: another job's success, or a dataset that one makes."""
+
+    __tablename__ = "job_edges"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    needs_name: Mapped[str] = mapped_column(primary_key=True)
+    needs_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    """The job bound at submission: the newest of that name; None: there was none."""
+    field: Mapped[str]
+    """Where the spec says so, e.g. `after` or `datasets`."""
+
+
+class ServiceRow(Leased, Base):
+    __tablename__ = "services"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    project: Mapped[str] = mapped_column(ForeignKey("projects.name"))
+    spec: Mapped[dict[str, Any]]
+    phase: Mapped[str] = mapped_column(default="deploying")
+    reason: Mapped[str] = mapped_column(default="Submitted")
+    message: Mapped[str] = mapped_column(default="")
+    facts: Mapped[list[Any]] = mapped_column(default=list)
+    desired: Mapped[str] = mapped_column(default="run")
+    """run, or stop: deletion drains and stops."""
+    desired_replicas: Mapped[int]
+    ready_replicas: Mapped[int] = mapped_column(default=0)
+    version: Mapped[int] = mapped_column(default=1)
+    """Raised by every change of the spec and every intent: the ETag."""
+    revision: Mapped[int] = mapped_column(default=1)
+    epoch: Mapped[int] = mapped_column(default=0)
+    """The newest run's epoch: creating one compares and swaps this."""
+    model_version: Mapped[str | None]
+    crashes: Mapped[int] = mapped_column(default=0)
+    """Replica failures in a row, without one that became ready between."""
+    retry_at: Mapped[datetime | None]
+    priority: Mapped[int] = mapped_column(default=100)
+    ordinal: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(default=database_now())
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (Index(None, "project", "name"), Index(None, "phase", "due_at"))
+
+
+class RevisionRow(Base):
+    """An immutable spec of a service with the versions that it resolved."""
+
+    __tablename__ = "service_revisions"
+
+    service_id: Mapped[str] = mapped_column(
+        ForeignKey("services.id", ondelete="CASCADE"), primary_key=True
+    )
+    revision: Mapped[int] = mapped_column(primary_key=True)
+    spec: Mapped[dict[str, Any]]
+    inputs: Mapped[dict[str, Any] | None]
+    """Field → list of ResolvedAsset; None until the controller resolved them."""
+    created_at: Mapped[datetime] = mapped_column(default=database_now())
+
+
+class RunRow(Leased, Base):
+    __tablename__ = "runs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner_type: Mapped[str]
+    owner_id: Mapped[str]
+    owner_name: Mapped[str]
+    project: Mapped[str]
+    kind: Mapped[str]
+    epoch: Mapped[int]
+    attempt: Mapped[int] = mapped_column(default=1)
+    revision: Mapped[int | None]
+    cluster: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    """With `auto` layouts replaced by the planner's."""
+    placements: Mapped[list[Any]]
+    inputs: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    resume_checkpoint: Mapped[str | None]
+    resumed_from_step: Mapped[int | None]
+    phase: Mapped[str] = mapped_column(default="assigned")
+    reason: Mapped[str] = mapped_column(default="Placed")
+    message: Mapped[str] = mapped_column(default="")
+    version: Mapped[int] = mapped_column(default=1)
+    # what the run says
+    reported_phase: Mapped[str | None]
+    reported_message: Mapped[str] = mapped_column(default="")
+    beat_seq: Mapped[int] = mapped_column(default=0)
+    last_beat_at: Mapped[datetime | None]
+    ranks: Mapped[list[Any]] = mapped_column(default=list)
+    step: Mapped[int | None]
+    first_step: Mapped[int | None]
+    productive_seconds: Mapped[float] = mapped_column(default=0.0)
+    held_seconds: Mapped[float] = mapped_column(default=0.0)
+    failure: Mapped[dict[str, Any] | None]
+    endpoint: Mapped[dict[str, Any] | None]
+    # what the agent says
+    claimed_by: Mapped[str | None]
+    claimed_at: Mapped[datetime | None]
+    sighted: Mapped[str | None]
+    """alive, dead or unknown."""
+    sighted_at: Mapped[datetime | None]
+    sighted_detail: Mapped[str] = mapped_column(default="")
+    # what the controller wants
+    order: Mapped[str] = mapped_column(default="continue")
+    """continue, checkpoint_and_stop, stop or die: the beat's reply."""
+    order_reason: Mapped[str] = mapped_column(default="")
+    order_deadline_at: Mapped[datetime | None]
+    stopping_for: Mapped[str | None]
+    """cancel, suspend, max_duration, drain: why it was ordered to stop."""
+    kill_requested: Mapped[bool] = mapped_column(default=False)
+    kill_reason: Mapped[str] = mapped_column(default="")
+    quarantined: Mapped[bool] = mapped_column(default=False)
+    """Given up while unknown: it still holds its slots until it is proven dead."""
+    created_at: Mapped[datetime] = mapped_column(default=database_now())
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("owner_id", "epoch"),
+        Index(None, "cluster", "phase"),
+        Index(None, "phase", "due_at"),
+    )
