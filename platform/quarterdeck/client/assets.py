@@ -1,0 +1,49 @@
+"""Versions of models, datasets and tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from quarterdeck.client.paging import collect
+from quarterdeck.client.transport import API, Transport
+from quarterdeck.specs.resources import AssetVersion
+
+
+class Assets:
+    """`client.models`, `client.datasets`, `client.tokenizers`."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        project: str,
+        noun: Literal["models", "datasets", "tokenizers"],
+    ) -> None:
+        self._transport = transport
+        self._scope = {"project": project}
+        self._path = f"{API}/{noun}"
+
+    def list(
+        self, *, name: str | None = None, project: str | None = None
+    ) -> Sequence[AssetVersion]:
+        """All versions, newest first."""
+        scope = {"project": project} if project else self._scope
+        return collect(self._transport, AssetVersion, self._path, None, name=name, **scope)
+
+    def versions(self, name: str) -> Sequence[AssetVersion]:
+        """The versions of one name. Raises NotFound."""
+        return collect(self._transport, AssetVersion, f"{self._path}/{name}", None, **self._scope)
+
+    def get(self, name: str, version: str | int) -> AssetVersion:
+        """One version by number or alias. Raises NotFound."""
+        return self._transport.get(
+            AssetVersion, f"{self._path}/{name}/versions/{version}", params=self._scope
+        )
+
+    def promote(self, name: str, alias: str, version: int) -> AssetVersion:
+        """Let an alias mean this version; services that follow the alias roll."""
+        response = self._transport.send(
+            "PUT", f"{self._path}/{name}/aliases/{alias}", params=self._scope,
+            body={"version": version},
+        )  # fmt: skip
+        return self._transport.read(AssetVersion, response)

@@ -1,0 +1,256 @@
+"""`Client`: everything that the REST API does, typed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, cast
+
+import httpx
+
+from quarterdeck.client.access import Keys, Projects, Secrets
+from quarterdeck.client.assets import Assets
+from quarterdeck.client.config import Connection, discover
+from quarterdeck.client.errors import QuarterdeckError
+from quarterdeck.client.fleet import Checkpoints, Clusters, Nodes, Runs
+from quarterdeck.client.jobs import ENDED, Jobs
+from quarterdeck.client.paging import collect
+from quarterdeck.client.services import Services
+from quarterdeck.client.streams import follow
+from quarterdeck.client.transport import API, Params, Transport
+from quarterdeck.specs.resources import (
+    ApplyRequest,
+    ApplyResult,
+    Event,
+    Job,
+    JobPhase,
+    Key,
+    LogLine,
+    Service,
+    ServicePhase,
+)
+
+STREAM_RETRY_SECONDS = 120.0
+POLL_SECONDS = 1.0
+REACHED: dict[JobPhase, frozenset[JobPhase]] = {
+    "starting": frozenset({"starting", "running", "stopping"}),
+    "running": frozenset({"running", "stopping"}),
+}
+"""Phases in which an earlier one counts as reached, so that a quick job is not missed."""
+
+
+class WaitExpired(QuarterdeckError):
+    """The wait's time is over; `last` is what was seen last."""
+
+    def __init__(self, message: str, last: Job | Service) -> None:
+        super().__init__(message)
+        self.last = last
+
+
+class Client:
+    """A connection to one control plane, for one project.
+
+    `timeout` bounds each request's silence and `retry_seconds` the retries of one operation.
+    Every method raises QuarterdeckError subclasses. Use it as a context manager, or `close` it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        timeout: float = 30.0,
+        *,
+        project: str = "default",
+        retry_seconds: float = 5.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.transport = Transport(url, key, timeout, retry_seconds, transport)
+        self.project = project
+        self.jobs = Jobs(self.transport, project)
+        self.services = Services(self.transport, project)
+        self.models = Assets(self.transport, project, "models")
+        self.datasets = Assets(self.transport, project, "datasets")
+        self.tokenizers = Assets(self.transport, project, "tokenizers")
+        self.runs = Runs(self.transport, project)
+        self.checkpoints = Checkpoints(self.transport, project)
+        self.clusters = Clusters(self.transport)
+        self.nodes = Nodes(self.transport)
+        self.keys = Keys(self.transport)
+        self.secrets = Secrets(self.transport, project)
+        self.projects = Projects(self.transport)
+
+    @classmethod
+    def discover(cls, *, project: str | None = None, **options: Any) -> Client:
+        """A client for what environment and files name; raises ConfigurationError."""
+        found: Connection = discover()
+        return cls(found.url, found.key, project=project or found.project, **options)
+
+    @property
+    def url(self) -> str:
+        return self.transport.url
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- documents -------------------------------------------------------------------------
+
+    def apply(
+        self,
+        documents: Sequence[Mapping[str, Any]],
+        *,
+        prune: bool = False,
+        dry_run: bool = False,
+        replace: bool = False,
+        force: bool = False,
+    ) -> ApplyResult:
+        """Make it so, all documents in one transaction; nothing is written when one is wrong."""
+        request = ApplyRequest(
+            documents=[{"project": self.project, **document} for document in documents],
+            prune=prune, dry_run=dry_run, replace=replace, force=force,
+        )  # fmt: skip
+        return self.transport.post(
+            ApplyResult, f"{API}/apply", body=request, repeatable=True,
+            headers={"Idempotency-Key": secrets.token_hex(16)},
+        )  # fmt: skip
+
+    def submit(self, document: Mapping[str, Any], *, force: bool = False) -> Job:
+        """Create one job; see `jobs.submit`."""
+        return self.jobs.submit(document, force=force)
+
+    def plan(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """What a document needs on the hardware: memory, FLOPs, time, money, layouts."""
+        response = self.transport.send(
+            "POST", f"{API}/plan", body={"document": dict(document)}, repeatable=True
+        )
+        return cast(dict[str, Any], response.json())
+
+    def whoami(self) -> Key:
+        """The key in use."""
+        return self.transport.get(Key, f"{API}/whoami")
+
+    def ready(self) -> bool:
+        """Whether the api answers and its database is migrated; no retries."""
+        try:
+            return self.transport.send("GET", "/readyz", repeatable=False).is_success
+        except QuarterdeckError:
+            return False
+
+    # --- waiting and following -------------------------------------------------------------
+
+    def wait(
+        self,
+        job: str,
+        *,
+        until: JobPhase | None = None,
+        timeout: float | None = None,
+        on_change: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """Wait until a job has ended, or has reached the phase `until`.
+
+        A job that ends otherwise ends the wait too: look at `phase`. Raises WaitExpired after
+        `timeout` seconds. `on_change` hears each new state.
+        """
+        seen: Job | None = None
+        deadline = None if timeout is None else self.transport.clock() + timeout
+        while True:
+            found = self.jobs.get(job)
+            job = found.id  # a name could come to mean a newer job
+            if on_change is not None and (seen is None or found != seen):
+                on_change(found)
+            seen = found
+            wanted = REACHED.get(until, frozenset({until})) if until else frozenset()
+            if found.phase in ENDED or found.phase in wanted:
+                return found
+            self._pause(deadline, f"job/{found.name} is {found.phase} ({found.reason})", found)
+
+    def wait_for_service(
+        self,
+        service: str,
+        *,
+        until: ServicePhase = "ready",
+        timeout: float | None = None,
+        on_change: Callable[[Service], None] | None = None,
+    ) -> Service:
+        """Wait until a service is in the phase `until`. Raises WaitExpired."""
+        seen: Service | None = None
+        deadline = None if timeout is None else self.transport.clock() + timeout
+        while True:
+            found = self.services.get(service)
+            if on_change is not None and (seen is None or found != seen):
+                on_change(found)
+            seen = found
+            if found.phase == until:
+                return found
+            self._pause(deadline, f"service/{found.name} is {found.phase}", found)
+
+    def _pause(self, deadline: float | None, state: str, last: Job | Service) -> None:
+        if deadline is not None and self.transport.clock() + POLL_SECONDS > deadline:
+            raise WaitExpired(f"the wait is over: {state}: {last.message}", last)
+        self.transport.sleep(POLL_SECONDS)
+
+    def events(self, *, limit: int | None = None) -> list[Event]:
+        """Events of the project, oldest first."""
+        return collect(self.transport, Event, f"{API}/events", limit, project=self.project)
+
+    def follow_events(
+        self,
+        subject: str | None = None,
+        *,
+        last_event_id: str | None = None,
+        on_reconnect: Callable[[str], None] | None = None,
+    ) -> Iterator[Event]:
+        """Events as they come, of the project or of `job/NAME` or `service/NAME`."""
+        path = f"{API}/events" if subject is None else f"{_path_of(subject)}/events"
+        return follow(
+            self.transport, path, Event, {"follow": 1, "project": self.project},
+            STREAM_RETRY_SECONDS, on_reconnect, last_event_id,
+        )  # fmt: skip
+
+    def follow_logs(
+        self,
+        subject: str,
+        *,
+        rank: int | None = None,
+        since: str | None = None,
+        tail: int | None = None,
+        on_reconnect: Callable[[str], None] | None = None,
+    ) -> Iterator[LogLine]:
+        """Log lines of `job/NAME` (until it has ended) or `service/NAME` as they come."""
+        params: Params = {
+            "follow": 1, "project": self.project, "rank": rank, "since": since, "tail": tail,
+        }  # fmt: skip
+        kind, name = split_subject(subject)
+
+        def ended() -> bool:
+            return kind == "job" and self.jobs.get(name).phase in ENDED
+
+        return follow(
+            self.transport, f"{_path_of(subject)}/logs", LogLine, params, STREAM_RETRY_SECONDS,
+            on_reconnect, finished=ended,
+        )  # fmt: skip
+
+
+def split_subject(subject: str) -> tuple[Literal["job", "service"], str]:
+    """`job/NAME` or `service/NAME`; raises ValueError for anything else."""
+    kind, slash, name = subject.partition("/")
+    if not slash or not name or kind not in ("job", "service"):
+        raise ValueError(f"{subject!r} is not job/NAME or service/NAME")
+    return ("job" if kind == "job" else "service"), name
+
+
+def _path_of(subject: str) -> str:
+    kind, name = split_subject(subject)
+    return f"{API}/{kind}s/{name}"

@@ -1,0 +1,75 @@
+"""Clusters, nodes and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quarterdeck.client.paging import collect
+from quarterdeck.client.transport import API, Transport
+from quarterdeck.specs.resources import Checkpoint, Cluster, JoinTicket, Node, Run
+
+
+class Clusters:
+    """`client.clusters`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> Sequence[Cluster]:
+        """Every cluster that ever had an agent."""
+        return collect(self._transport, Cluster, f"{API}/clusters", None)
+
+    def join(self, cluster: str) -> JoinTicket:
+        """What a machine needs to join; the answer holds a credential."""
+        path = f"{API}/clusters/{cluster}/join"
+        return self._transport.post(JoinTicket, path, repeatable=True)
+
+
+class Nodes:
+    """`client.nodes`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, *, cluster: str | None = None) -> Sequence[Node]:
+        """Machines, over all clusters or of one."""
+        return collect(self._transport, Node, f"{API}/nodes", None, cluster=cluster)
+
+    def cordon(self, node: str) -> Node:
+        """Place nothing new there; what runs goes on."""
+        return self._transport.post(Node, f"{API}/nodes/{node}/cordon", repeatable=True)
+
+    def uncordon(self, node: str) -> Node:
+        """Place runs there again."""
+        return self._transport.post(Node, f"{API}/nodes/{node}/uncordon", repeatable=True)
+
+
+class Runs:
+    """`client.runs`: attempts of jobs and replicas of services."""
+
+    def __init__(self, transport: Transport, project: str) -> None:
+        self._transport = transport
+        self._project = project
+
+    def list(self, *, limit: int | None = None) -> Sequence[Run]:
+        """Runs of the project, newest first."""
+        return collect(self._transport, Run, f"{API}/runs", limit, project=self._project)
+
+    def get(self, run: str) -> Run:
+        """One run by its id. Raises NotFound."""
+        return self._transport.get(Run, f"{API}/runs/{run}")
+
+
+class Checkpoints:
+    """`client.checkpoints`, over jobs."""
+
+    def __init__(self, transport: Transport, project: str) -> None:
+        self._transport = transport
+        self._project = project
+
+    def list(self, *, job: str | None = None) -> Sequence[Checkpoint]:
+        """Registered checkpoints, newest first."""
+        return collect(
+            self._transport, Checkpoint, f"{API}/checkpoints", None,
+            job=job, project=self._project,
+        )  # fmt: skip

@@ -1,0 +1,134 @@
+"""Jobs, their runs, logs, metrics and checkpoints."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quarterdeck.client.paging import collect
+from quarterdeck.client.transport import API, Transport
+from quarterdeck.specs.resources import (
+    Checkpoint,
+    Event,
+    Job,
+    JobPhase,
+    LogLine,
+    MetricPoint,
+    Run,
+    Why,
+)
+
+ENDED: frozenset[JobPhase] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Jobs:
+    """`client.jobs`. A job is named by its id or name; a name means the newest of the project."""
+
+    def __init__(self, transport: Transport, project: str) -> None:
+        self._transport = transport
+        self._project = project
+
+    def list(
+        self,
+        *,
+        phase: JobPhase | None = None,
+        kind: str | None = None,
+        name: str | None = None,
+        project: str | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Job]:
+        """Jobs, newest first."""
+        return collect(
+            self._transport, Job, f"{API}/jobs", limit,
+            project=project or self._project, phase=phase, kind=kind, name=name,
+        )  # fmt: skip
+
+    def get(self, job: str) -> Job:
+        """One job. Raises NotFound."""
+        return self._transport.get(Job, self._path(job), params=self._scope)
+
+    def submit(
+        self, document: Mapping[str, Any], *, idempotency_key: str | None = None,
+        force: bool = False,
+    ) -> Job:  # fmt: skip
+        """Create a job. Retries after a lost connection return the first answer.
+
+        Raises Invalid with each wrong field, or with the planner's reasons when it cannot fit
+        (unless `force`).
+        """
+        headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
+        return self._transport.post(
+            Job, f"{API}/jobs", body={"project": self._project, **document}, headers=headers,
+            params={"force": 1 if force else None}, repeatable=True,
+        )  # fmt: skip
+
+    def cancel(self, job: str) -> Job:
+        """Ask for the end; a running training writes a checkpoint first."""
+        return self._act(job, "cancel", repeatable=True)
+
+    def retry(self, job: str) -> Job:
+        """A new job like an ended one."""
+        return self._act(job, "retry", repeatable=False)
+
+    def suspend(self, job: str) -> Job:
+        """Write a checkpoint and free the slots until `resume`."""
+        return self._act(job, "suspend", repeatable=True)
+
+    def resume(self, job: str) -> Job:
+        """Queue a suspended job again."""
+        return self._act(job, "resume", repeatable=True)
+
+    def runs(self, job: str) -> Sequence[Run]:
+        """Its attempts, newest first."""
+        return collect(self._transport, Run, self._path(job, "runs"), None, **self._scope)
+
+    def events(self, job: str, limit: int | None = None) -> Sequence[Event]:
+        """What happened to it, oldest first."""
+        return collect(self._transport, Event, self._path(job, "events"), limit, **self._scope)
+
+    def logs(
+        self,
+        job: str,
+        *,
+        rank: int | None = None,
+        since: str | None = None,
+        tail: int | None = None,
+        stream: str | None = None,
+        limit: int | None = None,
+    ) -> Sequence[LogLine]:
+        """Lines of its ranks in order; `since` is a moment (ISO 8601) or an age as `10m`."""
+        return collect(
+            self._transport, LogLine, self._path(job, "logs"), limit,
+            rank=rank, since=since, tail=tail, stream=stream, **self._scope,
+        )  # fmt: skip
+
+    def metrics(
+        self, job: str, *, after_step: int | None = None, keys: str | None = None
+    ) -> Sequence[MetricPoint]:
+        """Metrics per step, superseded ones left out; `keys` is a comma-separated choice."""
+        return collect(
+            self._transport, MetricPoint, self._path(job, "metrics"), None,
+            after_step=after_step, keys=keys, **self._scope,
+        )  # fmt: skip
+
+    def checkpoints(self, job: str) -> Sequence[Checkpoint]:
+        """Registered checkpoints, newest first."""
+        path = self._path(job, "checkpoints")
+        return collect(self._transport, Checkpoint, path, None, **self._scope)
+
+    def why(self, job: str) -> Why:
+        """Why it is in the state it is in."""
+        return self._transport.get(Why, self._path(job, "why"), params=self._scope)
+
+    @property
+    def _scope(self) -> dict[str, str]:
+        return {"project": self._project}
+
+    def _path(self, job: str, part: str | None = None) -> str:
+        return f"{API}/jobs/{job}" + (f"/{part}" if part else "")
+
+    def _act(self, job: str, verb: str, *, repeatable: bool) -> Job:
+        return self._transport.post(
+            Job, self._path(job, verb), params=self._scope, repeatable=repeatable
+        )

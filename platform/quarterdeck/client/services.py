@@ -1,0 +1,67 @@
+"""Services: models behind a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quarterdeck.client.paging import collect
+from quarterdeck.client.transport import API, Transport
+from quarterdeck.specs.resources import Event, LogLine, Service, Why
+
+
+class Services:
+    """`client.services`. A service is named by its id or name."""
+
+    def __init__(self, transport: Transport, project: str) -> None:
+        self._transport = transport
+        self._scope = {"project": project}
+
+    def list(self, *, project: str | None = None, limit: int | None = None) -> Sequence[Service]:
+        """Services of the project."""
+        scope = {"project": project} if project else self._scope
+        return collect(self._transport, Service, f"{API}/services", limit, **scope)
+
+    def get(self, service: str) -> Service:
+        """One service. Raises NotFound."""
+        return self._transport.get(Service, f"{API}/services/{service}", params=self._scope)
+
+    def update(self, service: str, document: Mapping[str, Any]) -> Service:
+        """Replace its spec as it is now. Raises StaleETag when somebody changed it meanwhile."""
+        path = f"{API}/services/{service}"
+        current = self._transport.send("GET", path, params=self._scope)
+        headers = {"If-Match": current.headers.get("ETag", "*")}
+        response = self._transport.send(
+            "PUT", path, params=self._scope, body=document, headers=headers, repeatable=False
+        )
+        return self._transport.read(Service, response)
+
+    def scale(self, service: str, replicas: int) -> Service:
+        """Wish for a number of replicas; 0 stops serving."""
+        return self._transport.post(
+            Service, f"{API}/services/{service}/scale", params=self._scope,
+            body={"replicas": replicas}, repeatable=True,
+        )  # fmt: skip
+
+    def delete(self, service: str) -> None:
+        """Drain and stop its replicas, then forget it."""
+        self._transport.send("DELETE", f"{API}/services/{service}", params=self._scope)
+
+    def events(self, service: str, limit: int | None = None) -> Sequence[Event]:
+        """What happened to it, oldest first."""
+        path = f"{API}/services/{service}/events"
+        return collect(self._transport, Event, path, limit, **self._scope)
+
+    def logs(
+        self, service: str, *, rank: int | None = None, since: str | None = None,
+        tail: int | None = None,
+    ) -> Sequence[LogLine]:  # fmt: skip
+        """Lines of its engines in order."""
+        return collect(
+            self._transport, LogLine, f"{API}/services/{service}/logs", None,
+            rank=rank, since=since, tail=tail, **self._scope,
+        )  # fmt: skip
+
+    def why(self, service: str) -> Why:
+        """Why it is in the state it is in."""
+        return self._transport.get(Why, f"{API}/services/{service}/why", params=self._scope)
