@@ -7,9 +7,12 @@ by the bytes of the data type.
 from __future__ import annotations
 
 
-def data_parallel_elements(parameters: float, zero: int) -> float:
-    """Per rank and step: 2Ψ (reduce-scatter and all-gather), with ZeRO-3 3Ψ."""
-    return (3 if zero == 3 else 2) * parameters
+def data_parallel_elements(parameters: float, zero: int, micro_batches: int = 1) -> float:
+    """Per rank and step: 2Ψ (reduce-scatter and all-gather), with ZeRO-3 3Ψ.
+
+    ZeRO-3 gathers the weights twice for every micro-batch: (2m + 1)Ψ.
+    """
+    return (2 * micro_batches + 1 if zero == 3 else 2) * parameters
 
 
 def tensor_parallel_elements(batch: int, sequence: int, hidden: int, tensor: int) -> float:

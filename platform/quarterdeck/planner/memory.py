@@ -11,6 +11,7 @@ from quarterdeck.planner.parameters import (
     count_parameters,
     layer_parameters_per_rank,
     padded_vocabulary,
+    per_layer,
 )
 from quarterdeck.planner.stages import stage_boundaries
 from quarterdeck.specs.architecture import Architecture
@@ -134,10 +135,10 @@ def stage_parameters(
 ) -> list[int]:
     """Parameters that each stage's ranks hold; a tied embedding is on the first and the last."""
     count = count_parameters(architecture, padded_vocabulary(vocab_size, tensor))
-    stages = [
-        sum(layer_parameters_per_rank(architecture, i, tensor) for i in range(start, end))
-        for start, end in pairwise(boundaries)
-    ]
+    held = per_layer(
+        architecture, lambda index: layer_parameters_per_rank(architecture, index, tensor)
+    )
+    stages = [sum(held[start:end]) for start, end in pairwise(boundaries)]
     stages[0] += -(-count.embedding // tensor) + count.position_embedding
     head = count.head or (count.embedding if len(stages) > 1 else 0)
     final_norm = architecture.hidden_size * (1 if architecture.norm == "rmsnorm" else 2)
@@ -215,8 +216,9 @@ def _gathered(
 ) -> float:
     """The layer at work and the one fetched ahead, or the embedding where that is larger."""
     largest = max(
-        layer_parameters_per_rank(architecture, index, tensor)
-        for index in range(architecture.num_hidden_layers)
+        per_layer(
+            architecture, lambda index: layer_parameters_per_rank(architecture, index, tensor)
+        )
     )
     embedding = vocab_size * architecture.hidden_size / tensor
     return BYTES[precision] * max(2.0 * largest, embedding)

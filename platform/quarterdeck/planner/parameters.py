@@ -6,10 +6,13 @@ tied embeddings once, rotary positions none.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from quarterdeck.specs.architecture import Architecture
 from quarterdeck.specs.base import Message
+
+Value = TypeVar("Value")
 
 
 class LayerParameters(NamedTuple):
@@ -129,13 +132,21 @@ def layer_parameters(architecture: Architecture, index: int) -> LayerParameters:
     )
 
 
+def per_layer(architecture: Architecture, value: Callable[[int], Value]) -> list[Value]:
+    """`value(index)` of every decoder layer, computed once for the dense ones and once for those
+    with experts, which are alike among themselves."""
+    layers = architecture.num_hidden_layers
+    dense = min(architecture.moe.dense_layers, layers) if architecture.moe else layers
+    return [value(0)] * dense + ([value(dense)] * (layers - dense) if dense < layers else [])
+
+
 def count_parameters(architecture: Architecture, vocab_size: int | None = None) -> ParameterCount:
     """Every parameter of the model by part. `vocab_size` overrides the architecture's.
 
     Raises ValueError when no vocabulary is known.
     """
     size = vocabulary(architecture, vocab_size)
-    layers = [layer_parameters(architecture, i) for i in range(architecture.num_hidden_layers)]
+    layers = per_layer(architecture, lambda index: layer_parameters(architecture, index))
     embedding = size * architecture.hidden_size
     learned = architecture.position_embedding == "learned"
     positions = architecture.max_position_embeddings * architecture.hidden_size if learned else 0

@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from math import inf
 
 from quarterdeck.planner.flops import head_flops_per_token, layer_flops_per_token
+from quarterdeck.planner.parameters import per_layer
 from quarterdeck.specs.architecture import Architecture
 
 
@@ -76,10 +77,9 @@ def _groups(costs: tuple[float, ...], bound: float) -> int:
 
 def layer_costs(architecture: Architecture, vocab_size: int, sequence_length: int) -> list[float]:
     """FLOPs per token of every decoder layer; the last one carries the output projection."""
-    costs = [
-        layer_flops_per_token(architecture, index, sequence_length)
-        for index in range(architecture.num_hidden_layers)
-    ]
+    costs = per_layer(
+        architecture, lambda index: layer_flops_per_token(architecture, index, sequence_length)
+    )
     costs[-1] += head_flops_per_token(architecture, vocab_size)
     return costs
 

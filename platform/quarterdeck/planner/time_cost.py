@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import median
+
 
 def training_seconds(
     tokens: float, flops_per_token: float, accelerators: int, peak: float, mfu: float
@@ -21,6 +24,12 @@ def model_flops_utilization(
     """MFU: model FLOP/s reached ÷ peak (Chowdhery et al. 2022, appendix B). With the rate of a
     finished run it calibrates the next plan."""
     return tokens_per_second * flops_per_token / (accelerators * peak)
+
+
+def calibrated_mfu(finished: Sequence[float]) -> float | None:
+    """The MFU to plan with after runs that reached these: their median, which a run with cold
+    caches or a noisy neighbour does not move. None without runs."""
+    return median(finished) if finished else None
 
 
 def accelerator_hours(seconds: float, accelerators: int) -> float:

@@ -1,0 +1,178 @@
+"""One layout, estimated: memory of its worst rank, time of a step, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from quarterdeck.planner import communication, time_cost
+from quarterdeck.planner.flops import Recompute, training_flops_per_token
+from quarterdeck.planner.hardware import CPU, Accelerator
+from quarterdeck.planner.memory import BYTES, MemoryParts, rank_memory, stage_parameters, worst_rank
+from quarterdeck.planner.stages import layer_costs, stage_boundaries, stage_costs
+from quarterdeck.specs.architecture import Architecture
+from quarterdeck.specs.base import Message
+from quarterdeck.specs.training import Parallelism, Precision
+
+USABLE_MEMORY = 0.9
+"""Share of the device's memory that a layout may plan with: the rest is the framework's,
+communication buffers' and fragmentation's."""
+DEFAULT_MFU = 0.45
+DEFAULT_MFU_CPU = 0.30
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is to be trained, and on what. Sizes in tokens and sequences; `mfu` is the share of
+    peak FLOP/s that a stage reaches while it works."""
+
+    architecture: Architecture
+    vocab_size: int
+    sequence_length: int
+    global_batch_size: int
+    micro_batch_size: int | None
+    precision: Precision
+    recompute: Recompute
+    accelerator: Accelerator
+    ranks_per_host: int
+    mfu: float
+    tokens: int | None = None
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.global_batch_size * self.sequence_length
+
+
+class LayoutPlan(Message):
+    """A layout's estimate. Bytes, seconds, US dollars."""
+
+    parallelism: Parallelism
+    ranks: int
+    micro_batch_size: int
+    micro_batches: int
+    """Micro-batches that each data-parallel replica adds up in a step."""
+    boundaries: list[int]
+    """Stage i holds decoder layers boundaries[i] up to boundaries[i + 1]."""
+    memory: MemoryParts
+    """Of the worst pipeline stage's rank."""
+    stages: list[MemoryParts]
+    memory_share: float
+    """Needed ÷ the device's memory; up to 0.9 fits."""
+    fits: bool
+    step_seconds: float
+    compute_seconds: float
+    communication_seconds: float
+    bubble_seconds: float
+    bubble: float
+    """Share of a step that stages wait, (p−1)/(m+p−1)."""
+    tokens_per_second: float
+    seconds: float | None
+    accelerator_hours: float | None
+    cost: float | None
+
+
+def default_mfu(accelerator: Accelerator) -> float:
+    """What to expect of a device that has no finished runs to calibrate from."""
+    return DEFAULT_MFU_CPU if accelerator.name == CPU else DEFAULT_MFU
+
+
+def estimate(workload: Workload, parallelism: Parallelism, micro_batch_size: int) -> LayoutPlan:
+    """The estimate of a layout that keeps every rule but, perhaps, memory's.
+
+    A step lasts max(compute, communication) + bubble, of the slowest stage.
+    """
+    micro_batches = workload.global_batch_size // (parallelism.data * micro_batch_size)
+    ranks = parallelism.ranks
+    boundaries = stage_boundaries(
+        workload.architecture, workload.vocab_size, workload.sequence_length, parallelism.pipeline
+    )
+    stages = rank_memory(
+        workload.architecture,
+        workload.vocab_size,
+        parallelism,
+        sequence_length=workload.sequence_length,
+        micro_batch_size=micro_batch_size,
+        micro_batches=micro_batches,
+        precision=workload.precision,
+        recompute=workload.recompute,
+    )
+    memory = worst_rank(stages)
+    micro_seconds = _micro_batch_seconds(workload, parallelism, boundaries, micro_batch_size)
+    compute = micro_batches * micro_seconds
+    exchange = _communication_seconds(
+        workload, parallelism, boundaries, micro_batch_size, micro_batches
+    )
+    bubble = (parallelism.pipeline - 1) * micro_seconds
+    step = max(compute, exchange) + bubble
+    steps = None if workload.tokens is None else -(-workload.tokens // workload.tokens_per_step)
+    seconds = None if steps is None else steps * step
+    hours = None if seconds is None else time_cost.accelerator_hours(seconds, ranks)
+    price = workload.accelerator.price_per_hour
+    share = memory.total / workload.accelerator.memory
+    return LayoutPlan(
+        parallelism=parallelism,
+        ranks=ranks,
+        micro_batch_size=micro_batch_size,
+        micro_batches=micro_batches,
+        boundaries=boundaries,
+        memory=memory,
+        stages=stages,
+        memory_share=share,
+        fits=share <= USABLE_MEMORY,
+        step_seconds=step,
+        compute_seconds=compute,
+        communication_seconds=exchange,
+        bubble_seconds=bubble,
+        bubble=time_cost.bubble_share(parallelism.pipeline, micro_batches),
+        tokens_per_second=workload.tokens_per_step / step,
+        seconds=seconds,
+        accelerator_hours=hours,
+        cost=None if hours is None else time_cost.cost(hours, price),
+    )
+
+
+def _micro_batch_seconds(
+    workload: Workload, parallelism: Parallelism, boundaries: list[int], micro_batch_size: int
+) -> float:
+    """Forward and backward of one micro-batch on the slowest stage."""
+    length = workload.sequence_length
+    costs = layer_costs(workload.architecture, workload.vocab_size, length)
+    slowest = max(stage_costs(costs, boundaries))
+    model, done = (
+        training_flops_per_token(
+            workload.architecture, length, workload.vocab_size, recompute=recompute
+        )
+        for recompute in ("none", workload.recompute)
+    )
+    tokens = micro_batch_size * length
+    peak = workload.accelerator.peak_of(workload.precision)
+    return time_cost.training_seconds(
+        tokens, slowest * done / model, parallelism.tensor, peak, workload.mfu
+    )
+
+
+def _communication_seconds(
+    workload: Workload,
+    parallelism: Parallelism,
+    boundaries: list[int],
+    micro_batch_size: int,
+    micro_batches: int,
+) -> float:
+    """What the busiest rank sends in a step, over the links that its groups use."""
+    device, width = workload.accelerator, BYTES[workload.precision]
+    p, t, data = parallelism.pipeline, parallelism.tensor, parallelism.data
+    hidden, length = workload.architecture.hidden_size, workload.sequence_length
+    layers = max(end - start for start, end in pairwise(boundaries))
+    per_layer = communication.tensor_parallel_elements(micro_batch_size, length, hidden, t)
+    seconds = layers * micro_batches * per_layer * width / device.intra_host
+    if p > 1:
+        sent = 2 * micro_batches
+        sent *= communication.pipeline_elements(micro_batch_size, length, hidden)
+        near = communication.pipeline_in_host(data, t, p, workload.ranks_per_host)
+        seconds += sent * width / (device.intra_host if near else device.inter_host)
+    if data > 1:
+        held = max(stage_parameters(workload.architecture, workload.vocab_size, boundaries, t))
+        sent_data = communication.data_parallel_elements(held, parallelism.zero, micro_batches)
+        near = communication.data_group_in_host(data, t, workload.ranks_per_host)
+        seconds += sent_data * width / (device.intra_host if near else device.inter_host)
+    return seconds
