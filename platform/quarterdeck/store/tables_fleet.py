@@ -26,6 +26,9 @@ class ClusterRow(Base):
     endpoints_reachable: Mapped[bool] = mapped_column(default=True)
     versions: Mapped[dict[str, Any]] = mapped_column(default=dict)
     last_beat_at: Mapped[datetime | None]
+    heard_since: Mapped[datetime | None]
+    """Since when beats have come without a long gap. Silence of a run counts only while somebody
+    was heard all that time: after an outage of the control plane itself nobody is silent."""
     created_at: Mapped[datetime] = mapped_column(default=database_now())
 
 

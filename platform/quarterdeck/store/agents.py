@@ -1,0 +1,204 @@
+"""What agents do: report their cluster, ask for work, claim runs.
+
+Every function runs in the caller's write transaction, except `work_for`, which only reads.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import CursorResult, select, update
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.expression import ColumnElement
+
+from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.specs.protocol import AgentBeat, AgentWork, Claim, RunToKill, RunToStart
+from quarterdeck.store.columns import database_now
+from quarterdeck.store.errors import AgentSuperseded, AlreadyClaimed, NotFound, StaleEpoch
+from quarterdeck.store.ids import new_id
+from quarterdeck.store.outbox import append_event
+from quarterdeck.store.settings import generation
+from quarterdeck.store.tables import ClusterRow, JobRow, KeyRow, NodeRow, RunRow
+from quarterdeck.store.text import clean
+
+GAP_S = 30.0
+"""A cluster unheard for longer starts its hearing anew: see ClusterRow.heard_since."""
+
+
+def record_agent_beat(
+    session: Session, cluster: str, beat: AgentBeat, *, encrypted_token: bytes | None = None
+) -> ClusterRow:
+    """Store what an agent sees. The first beat creates the cluster.
+
+    `encrypted_token` is `beat.ray_token`, encrypted by the caller. Raises AgentSuperseded for an
+    agent that started before the one that holds the cluster.
+    """
+    row = session.scalars(
+        select(ClusterRow).where(ClusterRow.name == cluster).with_for_update()
+    ).one_or_none()
+    if row is None:
+        row = ClusterRow(id=new_id("cluster"), name=cluster)
+        session.add(row)
+        session.flush()
+        append_event(
+            session,
+            type="cluster.joined",
+            subject=f"cluster/{cluster}",
+            subject_id=row.id,
+            project="default",
+            message=f"cluster {cluster} joined with {len(beat.nodes)} nodes",
+            actor=beat.agent_id,
+        )
+    elif row.agent_id not in (None, beat.agent_id) and (
+        row.agent_started_at is not None and beat.started_at < row.agent_started_at
+    ):
+        raise AgentSuperseded(cluster, beat.agent_id)
+    now = session.execute(select(database_now())).scalar_one()
+    if row.last_beat_at is None or now - row.last_beat_at > timedelta(seconds=GAP_S):
+        row.heard_since = now
+    row.agent_id = beat.agent_id
+    row.agent_started_at = beat.started_at
+    row.address = beat.address
+    row.endpoints_reachable = beat.endpoints_reachable
+    row.versions = dict(beat.versions)
+    row.last_beat_at = now
+    if encrypted_token is not None:
+        row.ray_token = encrypted_token
+    _record_nodes(session, cluster, beat)
+    _record_sightings(session, cluster, beat)
+    return row
+
+
+def _record_nodes(session: Session, cluster: str, beat: AgentBeat) -> None:
+    known = {
+        row.id: row for row in session.scalars(select(NodeRow).where(NodeRow.cluster == cluster))
+    }
+    for report in beat.nodes:
+        row = known.pop(report.node_id, None)
+        if row is None:
+            row = NodeRow(id=report.node_id, cluster=cluster, slots=report.slots)
+            session.add(row)
+        row.host, row.address = report.host, report.address
+        row.phase = "alive" if report.alive else "dead"
+        row.accelerator, row.slots = report.accelerator, report.slots
+        row.cpus, row.memory = report.cpus, report.memory
+        row.labels, row.is_head = dict(report.labels), report.is_head
+        row.last_seen_at = database_now()
+    for row in known.values():
+        # Ray forgets a dead raylet after a while, and a restarted head knows none of the old.
+        if row.phase != "dead":
+            row.phase = "dead"
+
+
+def _record_sightings(session: Session, cluster: str, beat: AgentBeat) -> None:
+    for sighting in beat.runs:
+        session.execute(
+            update(RunRow)
+            .where(
+                RunRow.id == sighting.run_id,
+                RunRow.epoch == sighting.epoch,
+                RunRow.cluster == cluster,
+                RunRow.claimed_by.is_not(None),
+                # Death is final: a later, confused sighting does not take it back.
+                (RunRow.sighted.is_(None)) | (RunRow.sighted != "dead"),
+            )
+            .values(
+                sighted=sighting.state,
+                sighted_at=database_now(),
+                sighted_detail=clean(sighting.detail, 4000),
+            )
+            .execution_options(synchronize_session=False)
+        )
+
+
+def work_for(session: Session, cluster: str) -> AgentWork:
+    """What the cluster's agent has to do now; empty lists when there is nothing."""
+    rows = session.scalars(
+        select(RunRow)
+        .where(RunRow.cluster == cluster, _unsettled())
+        .order_by(RunRow.created_at, RunRow.id)
+    )
+    work = AgentWork(generation=generation(session))
+    for row in rows:
+        if row.claimed_by is None:
+            if row.phase == "assigned":
+                work.start.append(RunToStart(run_id=row.id, epoch=row.epoch))
+            continue
+        work.watch.append(RunToStart(run_id=row.id, epoch=row.epoch))
+        if row.kill_requested:
+            reason = row.kill_reason or row.reason
+            work.kill.append(RunToKill(run_id=row.id, epoch=row.epoch, reason=reason))
+    return work
+
+
+def _unsettled() -> ColumnElement[bool]:
+    live = RunRow.phase.not_in(sorted(ENDED))
+    return live | (RunRow.claimed_by.is_not(None) & RunRow.quarantined)
+
+
+def claim(
+    session: Session,
+    run_id: str,
+    request: Claim,
+    *,
+    cluster: str | None = None,
+    key_sha256: str,
+    key_prefix: str,
+) -> RunRow:
+    """Take a run for the agent, once per epoch, and store the run's key beside.
+
+    `cluster` is the agent key's cluster, where it has one. Raises NotFound; StaleEpoch when the
+    run's owner has moved on; AlreadyClaimed when a claim came first (a repetition of the same
+    agent's claim too: the first answer's key is lost, so the run counts as claimed but absent).
+    """
+    result = session.execute(
+        update(RunRow)
+        .where(
+            RunRow.id == run_id,
+            RunRow.epoch == request.epoch,
+            RunRow.phase == "assigned",
+            RunRow.claimed_by.is_(None),
+            *([RunRow.cluster == cluster] if cluster else []),
+        )
+        .values(claimed_by=request.agent_id, claimed_at=database_now())
+        .execution_options(synchronize_session=False)
+    )
+    assert isinstance(result, CursorResult)
+    row = session.get(RunRow, run_id, populate_existing=True)
+    if row is None or (cluster and row.cluster != cluster):
+        raise NotFound("run", run_id)
+    if result.rowcount != 1:
+        if row.epoch != request.epoch:
+            raise StaleEpoch(run_id, request.epoch, f"the run's epoch is {row.epoch}")
+        if row.claimed_by is not None:
+            raise AlreadyClaimed(run_id, f"claimed by {row.claimed_by}")
+        raise AlreadyClaimed(run_id, f"its phase is {row.phase}")
+    if row.owner_type == "job":
+        newest = session.scalar(
+            select(JobRow.epoch).where(JobRow.id == row.owner_id).with_for_update()
+        )
+        if newest != row.epoch:
+            raise StaleEpoch(run_id, row.epoch, f"the job is at epoch {newest}")
+    session.add(
+        KeyRow(
+            id=new_id("key"),
+            name=f"run {run_id}",
+            sha256=key_sha256,
+            prefix=key_prefix,
+            access="run",
+            project=row.project,
+            run_id=run_id,
+            epoch=row.epoch,
+        )
+    )
+    append_event(
+        session,
+        type="run.claimed",
+        subject=f"{row.owner_type}/{row.owner_name}",
+        subject_id=row.owner_id,
+        project=row.project,
+        message=f"run {row.epoch} claimed by the agent of {row.cluster}",
+        actor=request.agent_id,
+        data={"run_id": row.id, "epoch": row.epoch},
+    )
+    return row

@@ -1,0 +1,158 @@
+"""Changes of phase: the only code that writes `phase`, always with its event.
+
+Only controllers call this. Each function compares and swaps the row and appends the event in
+the caller's transaction; it raises StaleRow when the row changed since it was read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from quarterdeck.lifecycle.job import JOB, JobEvent
+from quarterdeck.lifecycle.run import ENDED, RunEvent, machine_of
+from quarterdeck.lifecycle.service import SERVICE, ServiceEvent
+from quarterdeck.store.columns import database_now
+from quarterdeck.store.leases import swap
+from quarterdeck.store.outbox import append_event
+from quarterdeck.store.tables import JobRow, KeyRow, RunRow, ServiceRow
+from quarterdeck.store.text import clean
+
+ACTOR = "controller"
+KEY_GRACE_S = 600.0
+"""How long an ended run's key still takes replayed beats."""
+
+
+def move_job(
+    session: Session,
+    job: JobRow,
+    event: JobEvent,
+    *,
+    reason: str | None = None,
+    message: str = "",
+    lease_id: str | None = None,
+    values: dict[str, Any] | None = None,
+) -> None:
+    """Apply `event` to a job. Raises IllegalTransition or StaleRow, with nothing written."""
+    step = JOB.step(job.phase, event)
+    why = reason or step.reason
+    changes: dict[str, Any] = {
+        "phase": step.after,
+        "reason": why,
+        "message": clean(message),
+        "facts": [],
+        **(values or {}),
+    }
+    if step.after == "running" and job.started_at is None:
+        changes["started_at"] = database_now()
+    if step.after in JOB.final:
+        changes["ended_at"] = database_now()
+        changes["eta_seconds"] = None
+    if step.after != "queued":
+        changes["starts_at"] = None
+    swap(session, job, changes, lease_id=lease_id)
+    append_event(
+        session,
+        type="job.phase",
+        subject=f"job/{job.name}",
+        subject_id=job.id,
+        project=job.project,
+        message=f"{step.before} → {step.after}: {why}" + (f" ({message})" if message else ""),
+        actor=ACTOR,
+        data={"from": step.before, "to": step.after, "reason": why, "epoch": job.epoch},
+    )
+
+
+def move_run(
+    session: Session,
+    run: RunRow,
+    event: RunEvent,
+    *,
+    reason: str | None = None,
+    message: str = "",
+    lease_id: str | None = None,
+    values: dict[str, Any] | None = None,
+    unless_heard: bool = False,
+) -> None:
+    """Apply `event` to a run; an end starts the grace period of its key.
+
+    `unless_heard` drops the change (StaleRow) if a claim or a beat came since the row was read.
+    Raises IllegalTransition or StaleRow, with nothing written.
+    """
+    step = machine_of(run.owner_type).step(run.phase, event)
+    why = reason or step.reason
+    changes: dict[str, Any] = {
+        "phase": step.after,
+        "reason": why,
+        "message": clean(message),
+        **(values or {}),
+    }
+    if step.after in ("running", "loading") and run.started_at is None:
+        changes["started_at"] = database_now()
+    if step.after in ENDED:
+        changes["ended_at"] = database_now()
+    extra = []
+    if unless_heard:
+        extra.append(RunRow.beat_seq == run.beat_seq)
+        extra.append(func.coalesce(RunRow.claimed_by, "") == (run.claimed_by or ""))
+    swap(session, run, changes, lease_id=lease_id, extra=extra)
+    if step.after in ENDED:
+        session.execute(
+            update(KeyRow)
+            .where(KeyRow.run_id == run.id, KeyRow.revoked_at.is_(None))
+            .values(expires_at=database_now(KEY_GRACE_S))
+            .execution_options(synchronize_session=False)
+        )
+    append_event(
+        session,
+        type="run.phase",
+        subject=f"{run.owner_type}/{run.owner_name}",
+        subject_id=run.owner_id,
+        project=run.project,
+        message=f"run {run.epoch} {step.before} → {step.after}: {why}"
+        + (f" ({message})" if message else ""),
+        actor=ACTOR,
+        data={
+            "run_id": run.id,
+            "epoch": run.epoch,
+            "from": step.before,
+            "to": step.after,
+            "reason": why,
+        },
+    )
+
+
+def move_service(
+    session: Session,
+    service: ServiceRow,
+    event: ServiceEvent,
+    *,
+    reason: str | None = None,
+    message: str = "",
+    lease_id: str | None = None,
+    values: dict[str, Any] | None = None,
+) -> None:
+    """Apply `event` to a service. Raises IllegalTransition or StaleRow, with nothing written."""
+    step = SERVICE.step(service.phase, event)
+    why = reason or step.reason
+    changes: dict[str, Any] = {
+        "phase": step.after,
+        "reason": why,
+        "message": clean(message),
+        **(values or {}),
+    }
+    if step.after == "stopped":
+        changes["ended_at"] = database_now()
+    swap(session, service, changes, lease_id=lease_id)
+    append_event(
+        session,
+        type="service.phase",
+        subject=f"service/{service.name}",
+        subject_id=service.id,
+        project=service.project,
+        message=f"{step.before} → {step.after}: {why}" + (f" ({message})" if message else ""),
+        actor=ACTOR,
+        data={"from": step.before, "to": step.after, "reason": why},
+    )
