@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from quarterdeck.client.errors import NotFound
 from quarterdeck.client.paging import collect
 from quarterdeck.client.transport import API, Transport
 from quarterdeck.specs.resources import AssetVersion
@@ -31,11 +32,16 @@ class Assets:
         return collect(self._transport, AssetVersion, self._path, None, name=name, **scope)
 
     def versions(self, name: str) -> Sequence[AssetVersion]:
-        """The versions of one name. Raises NotFound."""
-        return collect(self._transport, AssetVersion, f"{self._path}/{name}", None, **self._scope)
+        """The versions of one name, newest first, at least one. Raises NotFound."""
+        found = collect(self._transport, AssetVersion, f"{self._path}/{name}", None, **self._scope)
+        if not found:
+            raise NotFound(f"{self._path.rsplit('/', 1)[-1]} has nothing called {name!r}")
+        return sorted(found, key=lambda version: version.version, reverse=True)
 
-    def get(self, name: str, version: str | int) -> AssetVersion:
-        """One version by number or alias. Raises NotFound."""
+    def get(self, name: str, version: str | int | None = None) -> AssetVersion:
+        """One version by number or alias, the newest when None. Raises NotFound."""
+        if version is None:
+            return self.versions(name)[0]
         return self._transport.get(
             AssetVersion, f"{self._path}/{name}/versions/{version}", params=self._scope
         )

@@ -36,12 +36,13 @@ class Jobs:
         kind: str | None = None,
         name: str | None = None,
         project: str | None = None,
+        all_projects: bool = False,
         limit: int | None = None,
     ) -> Sequence[Job]:
-        """Jobs, newest first."""
+        """Jobs of the client's project (or `project`, or all that the key may see), newest first."""
         return collect(
             self._transport, Job, f"{API}/jobs", limit,
-            project=project or self._project, phase=phase, kind=kind, name=name,
+            project=None if all_projects else project or self._project, phase=phase, kind=kind, name=name,
         )  # fmt: skip
 
     def get(self, job: str) -> Job:
