@@ -39,10 +39,11 @@ class Jobs:
         all_projects: bool = False,
         limit: int | None = None,
     ) -> Sequence[Job]:
-        """Jobs of the client's project (or `project`, or all that the key may see), newest first."""
+        """Jobs of the client's project (or `project`, or all that the key sees), newest first."""
         return collect(
             self._transport, Job, f"{API}/jobs", limit,
-            project=None if all_projects else project or self._project, phase=phase, kind=kind, name=name,
+            project=None if all_projects else project or self._project, phase=phase, kind=kind,
+            name=name,
         )  # fmt: skip
 
     def get(self, job: str) -> Job:
