@@ -1,0 +1,135 @@
+"""Where a gang's ranks go inside one pool.
+
+A pool is the machines of one cluster with one accelerator: a gang never spans clusters and never
+mixes accelerators. The rank map is rank = (pp·D + dp)·T + tp. A tensor group (T neighbouring
+ranks) talks in every layer, so it never leaves a machine; a pipeline stage (D·T ranks) is kept
+on one machine too where that is possible, so that gradients are reduced inside machines and only
+activations cross the network. Four stages of 2 × TP 4 on four machines of 8: machine i has stage i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from quarterdeck.scheduling.snapshot import Hold, NodeView, Request
+from quarterdeck.specs.protocol import RankPlacement
+
+
+@dataclass
+class Room:
+    """What is left on one machine."""
+
+    node: NodeView
+    slots: int
+    cpus: float
+    memory: int
+
+    def groups(self, request: Request, size: int) -> int:
+        """How many groups of `size` ranks of `request` fit here."""
+        if self.node.id in request.avoid:
+            return 0
+        limits = [self.slots // size]
+        if request.cpus:
+            limits.append(int((self.cpus + 1e-9) // (request.cpus * size)))
+        if request.memory:
+            limits.append(self.memory // (request.memory * size))
+        return max(min(limits), 0)
+
+    def take(self, request: Request, ranks: int) -> None:
+        self.slots -= ranks
+        self.cpus -= (request.cpus or 0.0) * ranks
+        self.memory -= (request.memory or 0) * ranks
+
+
+class Pool:
+    """The usable machines of one cluster and accelerator, and what is left on each."""
+
+    def __init__(self, nodes: Iterable[NodeView]) -> None:
+        chosen = sorted(nodes, key=lambda node: (node.host, node.id))
+        self.rooms = {node.id: Room(node, node.slots, node.cpus, node.memory) for node in chosen}
+
+    def copy(self) -> Pool:
+        twin = Pool(())
+        twin.rooms = {
+            key: Room(room.node, room.slots, room.cpus, room.memory)
+            for key, room in self.rooms.items()
+        }
+        return twin
+
+    @property
+    def free(self) -> int:
+        return sum(max(room.slots, 0) for room in self.rooms.values())
+
+    @property
+    def total(self) -> int:
+        return sum(room.node.slots for room in self.rooms.values())
+
+    def hold(self, hold: Hold, sign: int = 1) -> None:
+        """Take what a run holds (`sign` -1: give it back)."""
+        for node_id, slots in hold.slots.items():
+            if room := self.rooms.get(node_id):
+                room.slots -= sign * slots
+                room.cpus -= sign * hold.cpus.get(node_id, 0.0)
+                room.memory -= sign * hold.memory.get(node_id, 0)
+
+    def place(self, request: Request) -> tuple[RankPlacement, ...] | None:
+        """All ranks of the gang, or None when not all of them fit. Takes nothing."""
+        stage = request.data * request.tensor
+        by_stage = self._pack(request, request.pipeline, stage)
+        chosen = by_stage or self._pack(request, request.pipeline * request.data, request.tensor)
+        return None if chosen is None else _ranks(chosen)
+
+    def take(self, request: Request, placements: Sequence[RankPlacement]) -> Hold:
+        """Reserve `placements`; the hold that stands for them."""
+        slots: dict[str, int] = {}
+        for placement in placements:
+            slots[placement.node_id] = slots.get(placement.node_id, 0) + 1
+        for node_id, ranks in slots.items():
+            self.rooms[node_id].take(request, ranks)
+        cluster = next(iter(self.rooms.values())).node.cluster
+        return Hold(
+            request.label,
+            cluster,
+            slots,
+            {node_id: (request.cpus or 0.0) * ranks for node_id, ranks in slots.items()},
+            {node_id: (request.memory or 0) * ranks for node_id, ranks in slots.items()},
+        )
+
+    def _pack(self, request: Request, units: int, size: int) -> list[tuple[str, int]] | None:
+        """Spread `units` of `size` ranks over few machines, in rank order: [(node, ranks)].
+
+        The fullest machine that still takes all the rest, else the emptiest: big gangs get few
+        machines, small ones do not break into empty machines.
+        """
+        capacity = {
+            node_id: count
+            for node_id, room in self.rooms.items()
+            if (count := room.groups(request, size)) > 0
+        }
+        if sum(capacity.values()) < units:
+            return None
+        chosen: list[tuple[str, int]] = []
+        left = units
+        while left:
+            enough = [node_id for node_id, count in capacity.items() if count >= left]
+            if enough:
+                node_id = min(enough, key=lambda key: self.rooms[key].slots)
+                taken = left
+            else:
+                node_id = max(capacity, key=lambda key: capacity[key])
+                taken = capacity[node_id]
+            del capacity[node_id]
+            chosen.append((node_id, taken * size))
+            left -= taken
+        return chosen
+
+
+def _ranks(chosen: Sequence[tuple[str, int]]) -> tuple[RankPlacement, ...]:
+    placements: list[RankPlacement] = []
+    for node_id, ranks in chosen:
+        for local_rank in range(ranks):
+            placements.append(
+                RankPlacement(rank=len(placements), node_id=node_id, local_rank=local_rank)
+            )
+    return tuple(placements)

@@ -1,0 +1,106 @@
+"""What the scheduler sees and what it answers. Plain values: no clock, no database, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from quarterdeck.specs.protocol import RankPlacement
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """One machine. Only `alive` ones that are neither cordoned nor quarantined take new ranks."""
+
+    id: str
+    cluster: str
+    slots: int
+    accelerator: str = "cpu"
+    host: str = ""
+    phase: str = "alive"
+    cordoned: bool = False
+    quarantined: bool = False
+    cpus: float = 0.0
+    memory: int = 0
+
+    @property
+    def usable(self) -> bool:
+        return self.phase == "alive" and not self.cordoned and not self.quarantined
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What one run holds, by node: slots, cpus and bytes of memory.
+
+    `ends_at` is its start plus `max_duration`; None: nobody knows. A quarantined run holds its
+    slots without an end.
+    """
+
+    label: str
+    cluster: str
+    slots: Mapping[str, int]
+    cpus: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
+    ends_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A gang that wants to start: `pipeline` × `data` tensor groups of `tensor` ranks.
+
+    One slot for each rank; `cpus` and `memory` (bytes) are per rank where the job asks for them.
+    `avoid` names nodes that hold an earlier, unproven attempt of the same owner.
+    """
+
+    id: str
+    label: str
+    priority: int
+    ordinal: int
+    data: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    cluster: str | None = None
+    accelerator: str | None = None
+    cpus: float | None = None
+    memory: int | None = None
+    max_duration: float | None = None
+    avoid: frozenset[str] = frozenset()
+
+    @property
+    def ranks(self) -> int:
+        return self.pipeline * self.data * self.tensor
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a plan depends on. `clusters` maps a cluster's name to whether it is connected."""
+
+    clusters: Mapping[str, bool]
+    nodes: tuple[NodeView, ...]
+    holds: tuple[Hold, ...]
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    request_id: str
+    cluster: str
+    placements: tuple[RankPlacement, ...]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Why a request waits: a typed reason, a sentence, further facts, and the estimated start."""
+
+    request_id: str
+    reason: str
+    message: str
+    facts: tuple[str, ...] = ()
+    starts_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    assignments: tuple[Assignment, ...]
+    pending: tuple[Pending, ...]
