@@ -31,7 +31,7 @@ def model_folder(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def server(model_folder: Path) -> Iterator[EngineServer]:
-    server = EngineServer("tiny", EngineArguments(max_batch_size=4), "127.0.0.1")
+    server = EngineServer("tiny", EngineArguments(max_batch_size=4, max_waiting=64), "127.0.0.1")
     server.start()
     server.load(model_folder)
     yield server
