@@ -169,6 +169,8 @@ class RunRow(Leased, Base):
     first_step: Mapped[int | None]
     productive_seconds: Mapped[float] = mapped_column(default=0.0)
     held_seconds: Mapped[float] = mapped_column(default=0.0)
+    kept_seconds: Mapped[float | None]
+    """Of the productive ones, those in steps that a later attempt does not repeat; None: all."""
     failure: Mapped[dict[str, Any] | None]
     endpoint: Mapped[dict[str, Any] | None]
     # what the agent says
