@@ -1,0 +1,1 @@
+"""Filters: which replicas may take a request."""

@@ -1,0 +1,1 @@
+"""Pickers: one replica out of scored ones."""

@@ -1,0 +1,27 @@
+"""How many requests may be sent again: a share of what is under way, so that a service in
+trouble is not buried under its own retries (Envoy's retry budget)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RetryBudget:
+    """`share` of active requests may be retries, and always `minimum`; a request is sent at most
+    `attempts` times."""
+
+    share: float = 0.2
+    minimum: int = 3
+    attempts: int = 3
+
+    def allows(self, *, attempt: int, active: int, retrying: int) -> bool:
+        """Whether a request that failed its `attempt`-th try (from 1) may be sent again, while
+        `active` requests are under way and `retrying` of them are on a further try."""
+        if attempt >= self.attempts:
+            return False
+        return retrying < max(self.minimum, int(self.share * active))
+
+
+RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
+"""Answers that say "not me, not now": nothing was generated."""

@@ -1,0 +1,1 @@
+"""Scorers: how well each replica suits a request, from 0 to 1."""
