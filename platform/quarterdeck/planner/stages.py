@@ -35,7 +35,8 @@ def partition_layers(costs: Sequence[float], stages: int) -> list[int]:
 def _partition(costs: tuple[float, ...], stages: int) -> tuple[int, ...]:
     sums = [0.0, *accumulate(costs)]
     count = len(costs)
-    bound = _least_bottleneck(costs, stages) * (1 + 1e-12)
+    # Differences of running sums lose digits that the greedy filling kept.
+    bound = _least_bottleneck(costs, stages) * (1 + 1e-9)
     best = [[inf] * (count + 1) for _ in range(stages + 1)]
     cut = [[0] * (count + 1) for _ in range(stages + 1)]
     best[0][0] = 0.0
