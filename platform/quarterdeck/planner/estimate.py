@@ -76,6 +76,13 @@ def default_mfu(accelerator: Accelerator) -> float:
     return DEFAULT_MFU_CPU if accelerator.name == CPU else DEFAULT_MFU
 
 
+def effective_zero(parallelism: Parallelism, precision: Precision) -> int:
+    """The ZeRO stage that runs. DeepSpeed without ZeRO keeps no fp32 copy of bf16 weights, and
+    neither clips a pipeline's nor counts split parameters' gradients rightly; stage 1 does."""
+    inexact = precision == "bf16" or parallelism.pipeline > 1 or parallelism.tensor > 1
+    return 1 if parallelism.zero == 0 and inexact else parallelism.zero
+
+
 def estimate(workload: Workload, parallelism: Parallelism, micro_batch_size: int) -> LayoutPlan:
     """The estimate of a layout that keeps every rule but, perhaps, memory's.
 
@@ -86,10 +93,11 @@ def estimate(workload: Workload, parallelism: Parallelism, micro_batch_size: int
     boundaries = stage_boundaries(
         workload.architecture, workload.vocab_size, workload.sequence_length, parallelism.pipeline
     )
+    zero = effective_zero(parallelism, workload.precision)
     stages = rank_memory(
         workload.architecture,
         workload.vocab_size,
-        parallelism,
+        parallelism.model_copy(update={"zero": zero}),
         sequence_length=workload.sequence_length,
         micro_batch_size=micro_batch_size,
         micro_batches=micro_batches,
@@ -172,7 +180,9 @@ def _communication_seconds(
         seconds += sent * width / (device.intra_host if near else device.inter_host)
     if data > 1:
         held = max(stage_parameters(workload.architecture, workload.vocab_size, boundaries, t))
-        sent_data = communication.data_parallel_elements(held, parallelism.zero, micro_batches)
+        elements = communication.data_parallel_elements(held, parallelism.zero, micro_batches)
+        # Gradients are reduced in fp32, once each; the rest are gathered weights.
+        sent_data = held * BYTES["fp32"] + (elements - held) * width
         near = communication.data_group_in_host(data, t, workload.ranks_per_host)
-        seconds += sent_data * width / (device.intra_host if near else device.inter_host)
+        seconds += sent_data / (device.intra_host if near else device.inter_host)
     return seconds

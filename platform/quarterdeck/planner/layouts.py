@@ -42,7 +42,7 @@ class Search(Message):
 
 def candidates(ranks: int) -> Iterator[Parallelism]:
     """Every division of `ranks` into data × tensor × pipeline, with the ZeRO stages worth
-    having: 1 with a pipeline, else 1 to 3. Stage 0 saves nothing that 1 does not give free."""
+    having: 1 with a pipeline, else 1 to 3. Stage 0 needs more memory than 1 and saves nothing."""
     for tensor in _divisors(ranks):
         for pipeline in _divisors(ranks // tensor):
             data = ranks // tensor // pipeline
@@ -76,9 +76,10 @@ def _tensor_rule(workload: Workload, parallelism: Parallelism) -> tuple[Rule, st
         return "host", f"tensor: {t} does not divide the {host} ranks of a host: groups would span"
     if heads % t:
         return "heads", f"tensor: {t} does not divide num_attention_heads {heads}"
-    if architecture.latent_attention is None and kv_heads % t and t % kv_heads:
+    if architecture.latent_attention is None and kv_heads % t:
         return "heads", (
-            f"tensor: {t} neither divides num_key_value_heads {kv_heads} nor is a multiple of it"
+            f"tensor: {t} does not divide num_key_value_heads {kv_heads}: "
+            "ranks would have to train copies of a head in step"
         )
     moe = architecture.moe
     widths = {architecture.intermediate_size, *((moe.expert_intermediate_size,) if moe else ())}
@@ -97,7 +98,7 @@ def _pipeline_rule(workload: Workload, parallelism: Parallelism) -> tuple[Rule, 
     layers = workload.architecture.num_hidden_layers
     if parallelism.pipeline > layers:
         return "layers", f"pipeline: {parallelism.pipeline} is more than the {layers} layers"
-    if parallelism.pipeline > 1 and parallelism.zero != 1:
+    if parallelism.pipeline > 1 and parallelism.zero > 1:
         return "zero", f"zero: {parallelism.zero} with a pipeline: use zero: 1"
     return None
 

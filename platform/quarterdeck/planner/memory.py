@@ -31,6 +31,9 @@ NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 """Bits per weight of NF4 with double quantisation: blocks of 64 share an 8-bit constant, 256
 constants share one of 32 bits (Dettmers et al. 2023): 4.127."""
 
+REDUCE_BUCKET = 500_000_000
+"""Elements of one gradient reduction at most, the trainer's setting."""
+
 
 class TrainingState(NamedTuple):
     """Bytes of weights, gradients and optimizer state."""
@@ -55,6 +58,8 @@ class MemoryParts(Message):
     optimizer: int
     gathered: int = 0
     """ZeRO-3: parameters gathered for the layers at work."""
+    communication: int = 0
+    """The fp32 bucket that gradients are reduced in."""
     activations: int
     loss: int = 0
     """Logits and their gradient (last stage)."""
@@ -199,6 +204,7 @@ def rank_memory(
             "gradient_accumulation": accumulation,
             "optimizer": state.optimizer,
             "gathered": _gathered(architecture, vocab_size, t, precision) if zero == 3 else 0.0,
+            "communication": 4.0 * min(parameters, REDUCE_BUCKET) if data > 1 else 0.0,
             "activations": kept + working,
             "loss": activations.loss_bytes(
                 sequence_length, micro_batch_size, architecture, vocab_size, t

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
-from quarterdeck.planner.estimate import LayoutPlan, Workload, default_mfu
+from quarterdeck.planner.estimate import LayoutPlan, Workload, default_mfu, effective_zero
 from quarterdeck.planner.flops import matrix_parameters, training_flops_per_token
 from quarterdeck.planner.hardware import CPU, Accelerator
 from quarterdeck.planner.layouts import (
@@ -227,11 +227,8 @@ def _add_notes(notes: list[str], workload: Workload, layout: LayoutPlan | None) 
     architecture, length = workload.architecture, workload.sequence_length
     if layout is None:
         return
-    if architecture.latent_attention is None and layout.parallelism.tensor > architecture.kv_heads:
-        notes.append(
-            f"tensor: {layout.parallelism.tensor} is more than the {architecture.kv_heads} "
-            "key/value heads: each rank holds a copy of one"
-        )
+    if effective_zero(layout.parallelism, workload.precision) != layout.parallelism.zero:
+        notes.append("zero: 0 runs as ZeRO-1, which this layout and precision need to be exact")
     if length > architecture.max_position_embeddings:
         notes.append(
             f"sequence_length {length} is more than max_position_embeddings "

@@ -182,13 +182,20 @@ def test_contradictions_and_unknown_precisions_are_refused() -> None:
         plan_pretrain(load_preset("gpt2"), LARGE, accelerator=v100)
 
 
-def test_more_tensor_ranks_than_key_value_heads_are_noted() -> None:
-    plan = plan_pretrain(
-        load_preset("llama-tiny"), TINY, accelerator=SLOT, parallelism=Parallelism(tensor=4),
-        vocab_size=8192,
-    )  # fmt: skip
-    assert plan.fits
-    assert any("each rank holds a copy" in note for note in plan.notes)
+def test_zero_0_is_planned_as_it_runs() -> None:
+    layouts = [Parallelism(data=2, pipeline=2, zero=zero) for zero in (0, 1)]
+    asked, runs = (
+        plan_pretrain(
+            load_preset("llama-tiny"), TINY, accelerator=SLOT, parallelism=layout, vocab_size=8192
+        )
+        for layout in layouts
+    )
+    assert any("zero: 0 runs as ZeRO-1" in note for note in asked.notes)
+    assert not any("zero: 0" in note for note in runs.notes)
+    assert asked.layout is not None
+    assert runs.layout is not None
+    assert asked.layout.memory == runs.layout.memory
+    assert asked.layout.parallelism.zero == 0
 
 
 def test_describe() -> None:

@@ -31,6 +31,12 @@ def test_a_costly_head_takes_layers_from_the_last_stage() -> None:
     assert partition_layers([1, 1, 1, 1, 1, 4], 2) == [0, 5, 6]
 
 
+def test_the_bottleneck_comes_before_evenness() -> None:
+    # [15, 11, 9] has the smaller sum of squares, but a slower slowest stage.
+    costs = [8, 7, 6, 5, 5, 4]
+    assert stage_costs(costs, partition_layers(costs, 3)) == [8, 13, 14]
+
+
 @pytest.mark.parametrize("stages", [0, 4])
 def test_impossible_numbers_of_stages_are_refused(stages: int) -> None:
     with pytest.raises(ValueError, match=f"pipeline: {stages} is not between 1 and .* 3"):
