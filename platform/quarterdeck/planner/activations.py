@@ -48,24 +48,16 @@ def llama_layer_bytes(
     output), query and attention output 4, the softmax statistics the rest. In fp32 a norm keeps
     three copies of 4 bytes and everything else is twice as wide. Experts: what a token visits.
     """
-    h, a = architecture.hidden_size, architecture.num_attention_heads
-    wide = 2 if precision == "fp32" else 1
-    tokens = sequence * batch * h
-    norms = 24.0 if precision == "fp32" else 16.0
-    norms /= tensor if sequence_parallel else 1
+    scores = 6.0 * architecture.num_attention_heads * sequence if eager_attention else 0.0
+    tokens = sequence * batch
     if recompute == "full":
-        return 2.0 * wide * tokens / (tensor if sequence_parallel else 1)
-    width = architecture.intermediate_size
-    if moe := architecture.moe:
-        visited = moe.experts_per_token + moe.shared_experts
-        width = max(width if moe.dense_layers else 0, visited * moe.expert_intermediate_size)
-    attention_share = a * architecture.head_size / h
-    key_value_ways = min(tensor, architecture.kv_heads)
-    query = 4.1 * attention_share / tensor
-    key_value = 4 * architecture.kv_heads / a * attention_share / key_value_ways
-    matrices = 8 if architecture.activation == "swiglu" else 4
-    scores = 6 * a * sequence / h if eager_attention and recompute == "none" else 0.0
-    return tokens * (norms + wide * (query + key_value + (matrices * width / h + scores) / tensor))
+        return _input_bytes(tokens, architecture, tensor, sequence_parallel, precision)
+    return tokens * (
+        _norms(architecture, precision) / (tensor if sequence_parallel else 1)
+        + _attention(architecture, tensor, precision, architecture.kv_heads)
+        + _feed_forward(architecture, precision) / tensor
+        + (2 if precision == "fp32" else 1) * scores / tensor
+    )
 
 
 def layer_bytes(
@@ -78,34 +70,70 @@ def layer_bytes(
     recompute: Recompute = "none",
     precision: Precision = "bf16",
 ) -> float:
-    """A layer of our own modules, which always use SDPA (no kept scores, no dropout)."""
-    if architecture.activation == "swiglu":
-        return llama_layer_bytes(
-            sequence,
-            batch,
-            architecture,
-            tensor=tensor,
-            sequence_parallel=sequence_parallel,
-            recompute=recompute,
-            precision=precision,
-        )
-    wide = 2 if precision == "fp32" else 1
-    return wide * gpt_layer_bytes(
-        sequence,
-        batch,
-        architecture.hidden_size,
-        architecture.num_attention_heads,
-        tensor=tensor,
-        sequence_parallel=sequence_parallel,
-        recompute="full" if recompute == "full" else "selective",
+    """A layer of our own modules: SDPA (no kept scores), no dropout, and key/value heads
+    repeated to the number of query heads before the attention kernel."""
+    tokens = sequence * batch
+    if recompute == "full":
+        return _input_bytes(tokens, architecture, tensor, sequence_parallel, precision)
+    return tokens * (
+        _norms(architecture, precision) / (tensor if sequence_parallel else 1)
+        + _attention(architecture, tensor, precision, architecture.num_attention_heads)
+        + _feed_forward(architecture, precision) / tensor
     )
+
+
+def _width(precision: Precision) -> int:
+    return 4 if precision == "fp32" else 2
+
+
+def _input_bytes(
+    tokens: int,
+    architecture: Architecture,
+    tensor: int,
+    sequence_parallel: bool,
+    precision: Precision,
+) -> float:
+    """What full recomputation keeps: the layer's input, 2sbh in 16 bits."""
+    split = tensor if sequence_parallel else 1
+    return _width(precision) * tokens * architecture.hidden_size / split
+
+
+def _norms(architecture: Architecture, precision: Precision) -> float:
+    """Bytes per token of two norms. LayerNorm keeps its input, and its output is kept as the
+    next matrix's input; RMSNorm computes in fp32 and keeps input and result of that as well."""
+    width = _width(precision)
+    copies = 2 * width if architecture.norm == "layernorm" else 4 + 2 * width
+    return 2.0 * copies * architecture.hidden_size
+
+
+def _attention(
+    architecture: Architecture, tensor: int, precision: Precision, kept_heads: int
+) -> float:
+    """Bytes per token of query, output (and 0.1 of softmax statistics), key and value; a rank
+    holds at least one key/value head."""
+    size, width = architecture.head_size, _width(precision)
+    query = 2.05 * width * architecture.num_attention_heads * size / tensor
+    return query + 2.0 * width * kept_heads * size / min(tensor, kept_heads)
+
+
+def _feed_forward(architecture: Architecture, precision: Precision) -> float:
+    """Bytes per token: SwiGLU keeps gate, up, the activated gate and their product, GELU its
+    input and output. Experts: those that a token visits."""
+    inner = architecture.intermediate_size
+    if moe := architecture.moe:
+        visited = moe.experts_per_token + moe.shared_experts
+        inner = max(inner if moe.dense_layers else 0, visited * moe.expert_intermediate_size)
+    kept = 4 if architecture.activation == "swiglu" else 2
+    return float(kept * _width(precision) * inner)
 
 
 def loss_bytes(
     sequence: int, batch: int, architecture: Architecture, vocab_size: int, tensor: int = 1
 ) -> float:
-    """The last stage's logits in fp32 and their gradient, 8sbV, for one micro-batch."""
-    return 8.0 * sequence * batch * vocabulary(architecture, vocab_size) / tensor
+    """The last stage's loss at its peak, 12sbV for one micro-batch: fp32 logits, probabilities
+    and gradient; with bf16 logits, which take 2 bytes, a bf16 gradient comes beside the fp32 one.
+    """
+    return 12.0 * sequence * batch * vocabulary(architecture, vocab_size) / tensor
 
 
 def in_flight(pipeline: int, micro_batches: int, stage: int = 0) -> int:

@@ -62,7 +62,7 @@ class MemoryParts(Message):
     """The fp32 bucket that gradients are reduced in."""
     activations: int
     loss: int = 0
-    """Logits and their gradient (last stage)."""
+    """Logits, probabilities and gradient (last stage)."""
     total: int
 
 

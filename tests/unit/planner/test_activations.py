@@ -56,16 +56,24 @@ def test_more_tensor_ranks_than_key_value_heads_keep_a_head_each() -> None:
     assert three - nine == pytest.approx(tokens * shared * (1 / 3 - 1 / 9))
 
 
-def test_our_gpt_layers_keep_no_scores_and_fp32_is_twice_as_wide() -> None:
-    gpt = load_preset("gpt2")
-    assert layer_bytes(512, 2, gpt) == 512 * 2 * 768 * 34
-    assert layer_bytes(512, 2, gpt, precision="fp32") == 2 * 512 * 2 * 768 * 34
-    llama = load_preset("llama-tiny")
-    assert layer_bytes(128, 1, llama, precision="fp32") > layer_bytes(128, 1, llama)
+def test_our_layers_by_parts() -> None:
+    """Norms, attention and feed-forward of each family, in bytes per token and hidden unit."""
+    gpt, llama = load_preset("gpt2"), load_preset("llama-tiny")
+    attention = 4.1 + 4
+    gelu = 512 * 2 * 768 * (8 + attention + 16)
+    assert layer_bytes(512, 2, gpt) == pytest.approx(gelu)
+    assert layer_bytes(512, 2, gpt, precision="fp32") == pytest.approx(2 * gelu)
+    swiglu = 128 * 128 * (16 + attention + 24)
+    assert layer_bytes(128, 1, llama) == pytest.approx(swiglu)
+    wide = 128 * 128 * (24 + 2 * (attention + 24))
+    assert layer_bytes(128, 1, llama, precision="fp32") == pytest.approx(wide)
+    assert layer_bytes(128, 1, llama, precision="fp32", recompute="full") == 4 * 128 * 128
+    split = layer_bytes(128, 1, llama, tensor=2)
+    assert split == pytest.approx(128 * 128 * (16 + (attention + 24) / 2))
 
 
-def test_logits_and_their_gradient() -> None:
-    assert loss_bytes(128, 2, load_preset("llama-tiny"), 8192, 2) == 8 * 128 * 2 * 8192 / 2
+def test_logits_probabilities_and_gradient() -> None:
+    assert loss_bytes(128, 2, load_preset("llama-tiny"), 8192, 2) == 12 * 128 * 2 * 8192 / 2
 
 
 def test_micro_batches_in_flight() -> None:
