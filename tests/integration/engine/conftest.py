@@ -7,11 +7,12 @@ from types import ModuleType
 
 import pytest
 import torch
+
 from quarterdeck_workers.engine.serve import EngineArguments, EngineServer
 
 
-def _tiny() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -21,7 +22,12 @@ def _tiny() -> ModuleType:
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     torch.set_num_threads(1)
-    return _tiny()
+    return _load("tiny")
+
+
+@pytest.fixture(scope="session")
+def replicas() -> ModuleType:
+    return _load("replicas")
 
 
 @pytest.fixture(scope="session")

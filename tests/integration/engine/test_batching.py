@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
+
 from quarterdeck_workers.engine.builtin import BuiltinEngine, EngineLimits
 from quarterdeck_workers.engine.interface import (
     Engine,

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+
 from quarterdeck_workers.engine.serve import EngineArguments, EngineServer
 
 
@@ -31,6 +32,13 @@ def wait_until(condition: object, what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
+
+
+def wait_until_idle(server: EngineServer) -> None:
+    engine = server.state.engine
+    assert engine is not None
+    wait_until(lambda: server.in_flight == 0, "requests stayed in flight")
+    wait_until(lambda: engine.stats().running + engine.stats().waiting == 0, "sequences stayed")
 
 
 def test_completion_whole_and_streamed_are_the_same(client: openai.OpenAI) -> None:
@@ -193,24 +201,24 @@ def test_a_client_that_leaves_cancels_its_sequences(
         assert server.in_flight == 1
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/v1/completions", json=body, timeout=0.05)
-    assert server.state.engine is not None
-    engine = server.state.engine
-    wait_until(lambda: server.in_flight == 0, "requests stayed in flight")
-    wait_until(lambda: engine.stats().running + engine.stats().waiting == 0, "sequences stayed")
+    wait_until_idle(server)
     assert 'requests_total{outcome="failed"}' in http.get("/metrics").text
 
 
-def test_a_full_queue_answers_503_with_retry_after(http: httpx.Client) -> None:
+def test_a_full_queue_answers_429_with_retry_after(http: httpx.Client) -> None:
     body = {"model": "tiny", "prompt": "the", "max_tokens": 120, "ignore_eos": True, "n": 60}
     with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as stream:
         next(stream.iter_lines())
         answer = http.post("/v1/completions", json=body)
-    assert answer.status_code == 503
+    assert answer.status_code == 429
     assert answer.json()["error"]["code"] == "engine_overloaded"
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_models_health_and_metrics(http: httpx.Client, client: openai.OpenAI) -> None:
+def test_models_health_and_metrics(
+    http: httpx.Client, client: openai.OpenAI, server: EngineServer
+) -> None:
+    wait_until_idle(server)
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").id == "tiny"
     with pytest.raises(openai.NotFoundError):

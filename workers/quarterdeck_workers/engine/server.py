@@ -227,8 +227,7 @@ class _Surface:
             ticket = engine.submit(sequences, sink)
         except EngineError as error:
             self._host.metrics.requests.labels("refused").inc()
-            code = "engine_overloaded" if isinstance(error, EngineBusy) else "engine_unavailable"
-            raise _unavailable(str(error), code, error.retry_after or 5.0) from error
+            raise _refused(error) from error
         flight = _Flight(self._host, ticket)
         if body.stream:
             chunks = self._stream(flight, queue, answer, body.include_usage)
@@ -353,6 +352,16 @@ def _failed(event: TokenEvent) -> ApiError:
     return ApiError(
         500, event.error or "generation failed", type_="server_error", code="generation_failed"
     )
+
+
+def _refused(error: EngineError) -> ApiError:
+    # 429 for load, 503 for a replica that is of no use: gateways rest only the latter.
+    after = error.retry_after or 5.0
+    if isinstance(error, EngineBusy):
+        return ApiError(
+            429, str(error), code="engine_overloaded", type_="server_error", retry_after=after
+        )
+    return _unavailable(str(error), "engine_unavailable", after)
 
 
 def _unavailable(message: str, code: str, retry_after: float) -> ApiError:

@@ -1,0 +1,89 @@
+"""The little of ASGI that the gateway needs: requests with bounds, plain answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+from quarterdeck.gateway.errors import ApiError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+class ClientGone(Exception):
+    """The client left before it had its answer."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of that (lower-case) name."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int, timeout: float) -> bytes:
+    """The whole body. Raises ApiError 413 beyond `limit` bytes and 408 when it takes longer than
+    `timeout` seconds, ClientGone when the client leaves."""
+    too_large = ApiError(
+        413, f"the body is larger than {limit} bytes", code="body_too_large", close=True
+    )
+    declared = header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > limit:
+        raise too_large
+    received = bytearray()
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                received += message.get("body", b"")
+                if len(received) > limit:
+                    raise too_large
+                if not message.get("more_body", False):
+                    return bytes(received)
+    except TimeoutError:
+        raise ApiError(
+            408, f"the body was not complete after {timeout:g} s", code="body_timeout", close=True
+        ) from None
+
+
+async def discard_body(receive: Receive, timeout: float) -> None:
+    """Read and forget the rest of a body for a while: closing a connection with unread data
+    resets it, and the client would never see why it was refused."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            while (await receive()).get("more_body", False):
+                pass
+
+
+async def until_gone(receive: Receive) -> None:
+    """Returns when the client has left; to be called once the body is read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def answer(
+    send: Send, status: int, body: bytes, content_type: str, extra: Iterable[tuple[bytes, bytes]]
+) -> None:
+    """A whole answer at once."""
+    headers: Headers = [
+        (b"content-type", content_type.encode()),
+        (b"content-length", str(len(body)).encode()),
+        *extra,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answer_json(
+    send: Send, status: int, content: object, extra: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """A whole answer as JSON."""
+    await answer(send, status, json.dumps(content).encode(), "application/json", extra)

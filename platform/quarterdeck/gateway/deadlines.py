@@ -1,0 +1,102 @@
+"""uvicorn's HTTP protocol with bounds on connections, header size and header time.
+
+uvicorn waits for ever for the first request of a connection and for the rest of its headers, so a
+few thousand silent clients would hold every descriptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from quarterdeck.gateway.settings import GatewaySettings
+
+
+def protocol_for(settings: GatewaySettings) -> type[HttpToolsProtocol]:
+    """A protocol class with these bounds, for `uvicorn.Config(http=…)`."""
+
+    class BoundedProtocol(_BoundedProtocol):
+        bounds = settings
+
+    return BoundedProtocol
+
+
+class _BoundedProtocol(HttpToolsProtocol):
+    bounds: GatewaySettings
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
+        self._in_header = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.bounds.max_connections:
+            transport.abort()
+            return
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_header:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        # Of the piece that ends a header the body's part is counted too: only what is still
+        # open beyond the bound is refused.
+        if self._in_header and self._header_bytes > self.bounds.max_header:
+            self._turn_away(431, f"the headers are larger than {self.bounds.max_header} bytes")
+
+    def on_message_begin(self) -> None:
+        self._in_header = True
+        self._arm()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_header = False
+        self._header_bytes = 0
+        self._disarm()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        # The next request's first bytes count, whatever its parser has seen of them.
+        self._header_bytes = 0
+
+    def _arm(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self.bounds.header_timeout, self._expired)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _expired(self) -> None:
+        self._deadline = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Half of a next request behind one that is still being answered.
+            self._arm()
+            return
+        seconds = self.bounds.header_timeout
+        self._turn_away(408, f"the headers were not complete after {seconds:g} s")
+
+    def _turn_away(self, status: int, message: str) -> None:
+        self._disarm()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            error = {"message": message, "type": "invalid_request_error", "param": None}
+            body = json.dumps({"error": {**error, "code": None}}).encode()
+            head = (
+                f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\n"
+                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()

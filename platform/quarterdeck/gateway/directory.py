@@ -1,0 +1,103 @@
+"""A snapshot arranged for questions: whose key is this, which service is this model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from quarterdeck.gateway.errors import ApiError, key_unknown
+from quarterdeck.specs.resources import GatewaySnapshot, KeyDigest, ServiceRoute
+
+_NAMES_SHOWN = 20
+_INFERRING = frozenset({"viewer", "operator", "admin"})
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Keys by digest and services by (project, name)."""
+
+    version: str
+    keys: dict[str, KeyDigest] = field(repr=False)
+    services: dict[tuple[str, str], ServiceRoute]
+
+    @classmethod
+    def of(cls, snapshot: GatewaySnapshot) -> Directory:
+        """Arrange a snapshot."""
+        return cls(
+            version=snapshot.version,
+            keys={key.sha256: key for key in snapshot.keys},
+            services={(route.project, route.name): route for route in snapshot.services},
+        )
+
+    def key_of(self, authorization: str | None) -> KeyDigest:
+        """The key of an `Authorization` header; raises ApiError 401 or 403."""
+        if authorization is None:
+            raise key_unknown("no key: send the header `Authorization: Bearer KEY`")
+        scheme, _, secret = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not secret.strip():
+            raise key_unknown("the Authorization header is not of the form `Bearer KEY`")
+        # A lookup by digest gives nothing away by its timing: the digest is not the secret.
+        key = self.keys.get(hashlib.sha256(secret.strip().encode("latin-1")).hexdigest())
+        if key is None:
+            raise key_unknown("the key is unknown, expired or revoked: create another one")
+        if key.access not in _INFERRING:
+            raise ApiError(
+                403,
+                f"a key with access {key.access!r} cannot use models: create one with viewer",
+                code="access_denied",
+                type_="permission_error",
+                close=True,
+            )
+        return key
+
+    def visible(self, key: KeyDigest) -> dict[str, ServiceRoute]:
+        """Services that a key may use, by the model name it uses for them.
+
+        A key of every project sees `PROJECT/NAME` where a name occurs in several of them.
+        """
+        mine = [route for route in self.services.values() if key.project in (None, route.project)]
+        counts: dict[str, int] = {}
+        for route in mine:
+            counts[route.name] = counts.get(route.name, 0) + 1
+        names = {
+            route.name if counts[route.name] == 1 else f"{route.project}/{route.name}": route
+            for route in mine
+        }
+        return dict(sorted(names.items()))
+
+    def service_of(self, key: KeyDigest, model: str) -> ServiceRoute:
+        """The service that a key means by a model name, plain or as `PROJECT/NAME`.
+
+        Raises ApiError 404 with the names that exist, 400 for a name in several projects.
+        """
+        project, slash, name = model.rpartition("/")
+        if slash:
+            found = self.services.get((project, name))
+            if found is not None and key.project in (None, project):
+                return found
+        elif key.project is not None:
+            found = self.services.get((key.project, model))
+            if found is not None:
+                return found
+        else:
+            named = [route for route in self.services.values() if route.name == model]
+            if len(named) == 1:
+                return named[0]
+            if named:
+                forms = ", ".join(sorted(f"{route.project}/{model}" for route in named))
+                raise ApiError(
+                    400,
+                    f"model {model!r} is served in several projects: write one of {forms}",
+                    param="model",
+                    code="model_ambiguous",
+                )
+        names = list(self.visible(key))
+        shown = ", ".join(names[:_NAMES_SHOWN]) or "none"
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        raise ApiError(
+            404,
+            f"The model {model[:200]!r} does not exist or you do not have access to it. "
+            f"Models you can use: {shown}{more}",
+            param="model",
+            code="model_not_found",
+        )

@@ -1,0 +1,48 @@
+"""Passing server-sent events on, byte for byte, in whole events.
+
+The end of an event that has not arrived whole is held back, so that a stream whose replica dies
+can still be closed by a well-formed error event.
+"""
+
+from __future__ import annotations
+
+_LARGEST_EVENT = 4 * 2**20
+_DONE = b"data: [DONE]"
+_ERROR = b'data: {"error"'
+
+
+class EventTooLarge(ValueError):
+    """An event that does not end within the bound."""
+
+
+class EventRelay:
+    """Bytes in, whole events out."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._last = b""
+
+    def push(self, piece: bytes) -> bytes:
+        """The events that are complete now. Raises EventTooLarge."""
+        # The end mark may lie across the border of two pieces: look a little further back.
+        seen = max(0, len(self._held) - 3)
+        self._held += piece
+        ends = [
+            at + len(mark)
+            for mark in (b"\n\n", b"\r\n\r\n")
+            if (at := self._held.rfind(mark, seen)) >= 0
+        ]
+        if not ends:
+            if len(self._held) > _LARGEST_EVENT:
+                raise EventTooLarge(f"an event is larger than {_LARGEST_EVENT} bytes")
+            return b""
+        whole = bytes(self._held[: max(ends)])
+        del self._held[: max(ends)]
+        start = max(whole.rstrip().rfind(b"\n\n"), whole.rstrip().rfind(b"\r\n\r\n")) + 1
+        self._last = whole[start:].strip()
+        return whole
+
+    @property
+    def complete(self) -> bool:
+        """The stream has said its last word: `[DONE]`, or an error of its own."""
+        return not self._held and self._last.startswith((_DONE, _ERROR))

@@ -1,0 +1,263 @@
+"""One inference request: choose a replica, pass the answer on, try another one before the first
+byte, end a stream well-formed when its replica breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import aiohttp
+
+from quarterdeck.gateway.asgi import ClientGone, Headers, Send
+from quarterdeck.gateway.errors import ApiError, timed_out, unavailable
+from quarterdeck.gateway.events import EventRelay, EventTooLarge
+from quarterdeck.gateway.fleet import Fleet
+from quarterdeck.gateway.metrics import GatewayMetrics
+from quarterdeck.gateway.settings import GatewaySettings
+from quarterdeck.routing.policy import RoutingPolicy
+from quarterdeck.routing.replicas import Refusal, ReplicaView, RouteRequest
+from quarterdeck.routing.retries import RETRYABLE_STATUSES, RetryBudget
+from quarterdeck.specs.resources import ServiceRoute
+
+REPLICA_HEADER = b"x-quarterdeck-replica"
+_LARGEST_REFUSAL = 2**20
+# Ours to set, or meaningless beyond one connection (RFC 9110, section 7.6.1).
+_DROPPED_FROM_ANSWERS = frozenset(
+    b"connection keep-alive proxy-authenticate te trailer transfer-encoding upgrade date server "
+    b"x-request-id x-quarterdeck-replica".split()
+)
+# An allow list: neither keys nor cookies of clients reach the engines.
+_PASSED_TO_REPLICAS = frozenset((b"content-type", b"accept", b"user-agent", b"traceparent"))
+_Broken = (aiohttp.ClientError, OSError, EventTooLarge)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is passed on. `stream` is what the client asked for; `began` is on the loop's clock."""
+
+    path: str
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+    stream: bool
+    request_id: str
+    began: float
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A try that ended before its first byte: an error of ours, or the replica's own answer."""
+
+    error: ApiError | None = None
+    status: int = 0
+    headers: Headers | None = None
+    body: bytes = b""
+
+
+class Proxy:
+    """Sends requests to replicas. All randomness and counting is in its arguments."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        session: aiohttp.ClientSession,
+        fleet: Fleet,
+        policy: RoutingPolicy,
+        metrics: GatewayMetrics,
+        random: Random,
+        budget: RetryBudget | None = None,
+    ) -> None:
+        self._settings = settings
+        self._session = session
+        self._fleet = fleet
+        self._policy = policy
+        self._metrics = metrics
+        self._random = random
+        self._budget = budget or RetryBudget()
+
+    async def serve(self, route: ServiceRoute, call: Call, send: Send) -> int:
+        """Answer a call; the status sent. Raises ApiError while nothing was sent yet, ClientGone
+        when the client takes nothing any more."""
+        tried: set[str] = set()
+        failure: _Failure | None = None
+        with self._fleet.request():
+            while True:
+                replica = self._policy.choose(
+                    RouteRequest(frozenset(tried)), self._fleet.views(route), self._random
+                )
+                if isinstance(replica, Refusal):
+                    return await self._give_up(route, failure, replica, send)
+                if tried:
+                    self._metrics.retries.labels(route.project, route.name).inc()
+                tried.add(replica.run_id)
+                with self._fleet.flight(replica.run_id, retry=len(tried) > 1):
+                    result = await self._try(route, replica, call, send)
+                if isinstance(result, int):
+                    return result
+                failure = result
+                if not self._budget.allows(
+                    attempt=len(tried), active=self._fleet.active, retrying=self._fleet.retrying
+                ):
+                    return await self._give_up(route, failure, None, send)
+
+    async def _give_up(
+        self, route: ServiceRoute, failure: _Failure | None, refusal: Refusal | None, send: Send
+    ) -> int:
+        if failure is None:
+            reason = refusal.message if refusal else "no replica"
+            raise unavailable(
+                f"service {route.name!r} cannot answer now: {reason}", "no_ready_replica", 2
+            )
+        if failure.error is not None:
+            raise failure.error
+        await self._send_start(send, failure.status, failure.headers or [])
+        await self._send_body(send, failure.body, more=False)
+        return failure.status
+
+    async def _try(
+        self, route: ServiceRoute, replica: ReplicaView, call: Call, send: Send
+    ) -> int | _Failure:
+        """The status sent, or the failure before anything was sent."""
+        loop = asyncio.get_running_loop()
+        deadline = call.began + self._settings.total_timeout
+        first = deadline
+        if call.stream:
+            first = min(deadline, loop.time() + self._settings.first_byte_timeout)
+        response: aiohttp.ClientResponse | None = None
+        try:
+            async with asyncio.timeout_at(first):
+                response = await self._session.post(
+                    replica.url.rstrip("/") + call.path,
+                    data=call.body,
+                    headers=_headers_for_replica(call),
+                    allow_redirects=False,
+                )
+                if response.status in RETRYABLE_STATUSES:
+                    return await self._refusal(replica, response)
+                relay = EventRelay() if _is_event_stream(response) else None
+                piece = await _next(response, relay)
+        except TimeoutError as error:
+            if isinstance(error, aiohttp.ClientError):
+                return self._unreachable(route, replica)
+            self._fleet.record(replica.run_id, "server_error")
+            raise timed_out(
+                f"the replica sent nothing for {loop.time() - call.began:.0f} s"
+            ) from None
+        except _Broken:
+            return self._unreachable(route, replica)
+        else:
+            if relay is not None and not piece:
+                return self._unreachable(route, replica)
+            self._metrics.first_byte.labels(route.project, route.name).observe(
+                loop.time() - call.began
+            )
+            await self._pass_on(route, replica, response, relay, piece, deadline, send)
+            return response.status
+        finally:
+            if response is not None:
+                # Without effect on an answer that was read to its end; else it hangs up, which
+                # makes the engine stop generating.
+                response.close()
+
+    def _unreachable(self, route: ServiceRoute, replica: ReplicaView) -> _Failure:
+        self._fleet.record(replica.run_id, "unreachable")
+        return _Failure(
+            unavailable(
+                f"a replica of service {route.name!r} broke off before it answered",
+                "replica_unreachable",
+                2,
+            )
+        )
+
+    async def _refusal(self, replica: ReplicaView, response: aiohttp.ClientResponse) -> _Failure:
+        body = bytearray()
+        while len(body) <= _LARGEST_REFUSAL and (piece := await response.content.readany()):
+            body += piece
+        overloaded = response.status == 429
+        self._fleet.record(replica.run_id, "answered" if overloaded else "server_error")
+        headers = _headers_of(response, replica)
+        return _Failure(None, response.status, headers, bytes(body))
+
+    async def _pass_on(
+        self,
+        route: ServiceRoute,
+        replica: ReplicaView,
+        response: aiohttp.ClientResponse,
+        relay: EventRelay | None,
+        piece: bytes,
+        deadline: float,
+        send: Send,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        await self._send_start(send, response.status, _headers_of(response, replica))
+        broken = ""
+        while piece:
+            await self._send_body(send, piece, more=True)
+            try:
+                between = loop.time() + self._settings.between_timeout
+                async with asyncio.timeout_at(min(between, deadline)):
+                    piece = await _next(response, relay)
+            except TimeoutError:
+                broken = "the replica stopped sending: the answer took too long"
+                break
+            except _Broken:
+                broken = "the replica broke off in the middle of the answer"
+                break
+        if not broken and relay is not None and not relay.complete:
+            broken = "the replica ended the answer without its last event"
+        if broken:
+            self._metrics.broken.labels(route.project, route.name).inc()
+            self._fleet.record(replica.run_id, "unreachable")
+            if relay is None:
+                # The length promised is not reached: uvicorn cuts the connection, as it must.
+                return
+            error = ApiError(502, broken, code="stream_broken", type_="server_error")
+            await self._send_body(send, error.event(), more=False)
+            return
+        self._fleet.record(replica.run_id, "server_error" if response.status >= 500 else "answered")
+        await self._send_body(send, b"", more=False)
+
+    async def _send_start(self, send: Send, status: int, headers: Headers) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _send_body(self, send: Send, body: bytes, *, more: bool) -> None:
+        try:
+            async with asyncio.timeout(self._settings.between_timeout):
+                await send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError:
+            raise ClientGone from None
+
+
+async def _next(response: aiohttp.ClientResponse, relay: EventRelay | None) -> bytes:
+    """The next bytes to pass on; empty at the end."""
+    while True:
+        piece = await response.content.readany()
+        if relay is None or not piece:
+            return piece
+        whole = relay.push(piece)
+        if whole:
+            return whole
+
+
+def _is_event_stream(response: aiohttp.ClientResponse) -> bool:
+    return response.content_type == "text/event-stream"
+
+
+def _headers_for_replica(call: Call) -> dict[str, str]:
+    passed = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in call.headers
+        if name in _PASSED_TO_REPLICAS
+    }
+    # Events must be seen as they are, so answers may not be compressed.
+    return {**passed, "accept-encoding": "identity", "x-request-id": call.request_id}
+
+
+def _headers_of(response: aiohttp.ClientResponse, replica: ReplicaView) -> Headers:
+    headers = [
+        (name.lower(), value)
+        for name, value in response.raw_headers
+        if name.lower() not in _DROPPED_FROM_ANSWERS
+    ]
+    return [*headers, (REPLICA_HEADER, replica.run_id.encode("latin-1"))]
