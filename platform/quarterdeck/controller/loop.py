@@ -1,0 +1,89 @@
+"""The controller: its reconcilers, one after the other for tests, or each at its own pace."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from quarterdeck.controller.admission import Admission
+from quarterdeck.controller.clusters import Clusters
+from quarterdeck.controller.retention import Files, Retention
+from quarterdeck.controller.runs import Runs
+from quarterdeck.controller.services import Services
+from quarterdeck.store.fleet_watch import SILENT_AFTER_S
+from quarterdeck.store.sessions import Database
+
+log = logging.getLogger(__name__)
+
+BUSY_PAUSE_S = 0.05
+IDLE_PAUSE_S = 0.5
+ERROR_PAUSE_S = (1.0, 30.0)
+RETENTION_PAUSE_S = 10.0
+
+
+class Controller:
+    """All reconcilers over one database. Several controllers may run at once.
+
+    `files` is the artifact store; None leaves files alone. `lost_after` overrides the seconds of
+    silence by owner type (`job`, `service`); `silent_after` those of a cluster's agent.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        files: Files | None = None,
+        *,
+        lost_after: dict[str, float] | None = None,
+        silent_after: float = SILENT_AFTER_S,
+    ) -> None:
+        self.clusters = Clusters(database, silent_after)
+        self.runs = Runs(database, lost_after)
+        self.services = Services(database)
+        self.admission = Admission(database)
+        self.retention = Retention(database, files) if files is not None else None
+
+    def tick(self) -> int:
+        """Every reconciler once, in the order of cause and effect; how much changed."""
+        changed = self.clusters.tick() + self.runs.tick() + self.services.tick()
+        changed += self.admission.tick()
+        if self.retention is not None:
+            changed += self.retention.tick()
+        return changed
+
+    def run(self, stop: threading.Event) -> None:
+        """Reconcile until `stop` is set. A reconciler that fails is tried again, ever more
+        slowly, and does not hold up the others."""
+        loops: list[tuple[str, Callable[[], int], float]] = [
+            ("clusters", self.clusters.tick, 2.0),
+            ("runs", self.runs.tick, IDLE_PAUSE_S),
+            ("services", self.services.tick, IDLE_PAUSE_S),
+            ("admission", self.admission.tick, IDLE_PAUSE_S),
+        ]
+        if self.retention is not None:
+            loops.append(("retention", self.retention.tick, RETENTION_PAUSE_S))
+        threads = [
+            threading.Thread(
+                target=_repeat, args=(name, tick, pause, stop), name=f"controller-{name}"
+            )
+            for name, tick, pause in loops
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def _repeat(name: str, tick: Callable[[], int], pause: float, stop: threading.Event) -> None:
+    failures = 0
+    while not stop.is_set():
+        try:
+            changed = tick()
+            failures = 0
+            stop.wait(BUSY_PAUSE_S if changed else pause)
+        except Exception:
+            # A database that is away, a row that nobody foresaw: the loop itself must live.
+            failures += 1
+            log.exception("%s failed %d times in a row", name, failures)
+            first, longest = ERROR_PAUSE_S
+            stop.wait(min(first * 2.0 ** min(failures - 1, 10), longest))

@@ -1,0 +1,139 @@
+"""From rows to what the scheduler understands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from quarterdeck.scheduling.snapshot import Hold, NodeView, Pending, Request, Snapshot
+from quarterdeck.store.admission import World
+from quarterdeck.store.tables import JobRow, RunRow, ServiceRow
+
+
+def job_request(job: JobRow, seen: World) -> Request | Pending:
+    """A queued job's gang; or why nobody can know how big it is."""
+    layout = _layout(job)
+    if layout is None:
+        return Pending(
+            job.id,
+            "LayoutMissing",
+            "parallelism: auto was not resolved at submission: give ranks or a layout, and submit "
+            "it again",
+        )
+    resources = job.spec.get("resources") or {}
+    return Request(
+        id=job.id,
+        label=f"job/{job.name}",
+        priority=job.priority,
+        ordinal=job.ordinal,
+        cluster=job.spec.get("cluster"),
+        accelerator=resources.get("accelerator"),
+        cpus=resources.get("cpus"),
+        memory=resources.get("memory"),
+        max_duration=job.spec.get("max_duration"),
+        avoid=_quarantined_nodes(job.id, seen.holding),
+        **layout,
+    )
+
+
+def replica_requests(service: ServiceRow, seen: World) -> list[Request]:
+    """One gang for each replica of the newest revision that is missing now."""
+    revision = seen.revisions.get(service.id)
+    if revision is None or revision.inputs is None:
+        return []
+    if service.retry_at is not None and service.retry_at > seen.now:
+        return []
+    live = [
+        run
+        for run in seen.live_replicas.get(service.id, ())
+        if run.revision == revision.revision and run.phase not in ("draining", "stopping")
+    ]
+    missing = service.desired_replicas - len(live)
+    spec = revision.spec
+    resources = spec.get("resources") or {}
+    parallelism = spec.get("parallelism") or {}
+    avoid = _quarantined_nodes(service.id, seen.holding)
+    # One at a time: each creation compares and swaps the service's epoch.
+    return [
+        Request(
+            id=f"{service.id}#{index}",
+            label=f"service/{service.name}",
+            priority=service.priority,
+            ordinal=service.ordinal,
+            tensor=int(parallelism.get("tensor", 1)),
+            pipeline=int(parallelism.get("pipeline", 1)),
+            cluster=spec.get("cluster"),
+            accelerator=resources.get("accelerator"),
+            cpus=resources.get("cpus"),
+            memory=resources.get("memory"),
+            avoid=avoid,
+        )
+        for index in range(missing)
+    ]
+
+
+def snapshot_of(seen: World, requests: Sequence[Request]) -> Snapshot:
+    """The scheduler's view of the world."""
+    return Snapshot(
+        clusters={row.name: row.phase == "connected" for row in seen.clusters},
+        nodes=tuple(
+            NodeView(
+                id=row.id,
+                cluster=row.cluster,
+                slots=row.slots,
+                accelerator=row.accelerator,
+                host=row.host,
+                phase=row.phase,
+                cordoned=row.cordoned,
+                quarantined=row.quarantined,
+                cpus=row.cpus,
+                memory=row.memory,
+            )
+            for row in seen.nodes
+        ),
+        holds=tuple(_hold(run) for run in seen.holding),
+        requests=tuple(requests),
+    )
+
+
+def _layout(job: JobRow) -> Mapping[str, int] | None:
+    layout: Any = job.layout or job.spec.get("parallelism")
+    if isinstance(layout, Mapping):
+        return {axis: int(layout.get(axis) or 1) for axis in ("data", "tensor", "pipeline")}
+    if job.ranks is not None:
+        return {"data": job.ranks, "tensor": 1, "pipeline": 1}
+    return None
+
+
+def _hold(run: RunRow) -> Hold:
+    resources = run.spec.get("resources") or {}
+    slots: dict[str, int] = {}
+    for placement in run.placements:
+        node = placement["node_id"]
+        slots[node] = slots.get(node, 0) + int(placement.get("slots", 1))
+    cpus, memory = resources.get("cpus") or 0.0, resources.get("memory") or 0
+    return Hold(
+        label=f"{run.owner_type}/{run.owner_name}",
+        cluster=run.cluster,
+        slots=slots,
+        cpus={node: cpus * count for node, count in slots.items()},
+        memory={node: memory * count for node, count in slots.items()},
+        ends_at=_ends_at(run),
+    )
+
+
+def _ends_at(run: RunRow) -> datetime | None:
+    limit = run.spec.get("max_duration")
+    if limit is None or run.quarantined:
+        return None
+    return (run.claimed_at or run.created_at) + timedelta(seconds=float(limit))
+
+
+def _quarantined_nodes(owner_id: str, holding: Sequence[RunRow]) -> frozenset[str]:
+    return frozenset(
+        placement["node_id"]
+        for run in holding
+        if run.quarantined and run.owner_id == owner_id
+        for placement in run.placements
+    )

@@ -1,0 +1,170 @@
+"""The run watcher: observations → run phase → job phase, stops, restarts, the lost.
+
+Deciding is lifecycle.observe (pure); this file applies, run by run, each in one transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from quarterdeck.lifecycle.job import JOB, WITH_RUN, JobEvent
+from quarterdeck.lifecycle.observe import RunDecision, decide
+from quarterdeck.lifecycle.restarts import after_failure
+from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.store.errors import StaleRow
+from quarterdeck.store.ids import new_id
+from quarterdeck.store.leases import release_rows
+from quarterdeck.store.run_watch import (
+    Watched,
+    apply_run,
+    claim_runs,
+    free_quarantined,
+    keep_progress,
+    run_as_read,
+    watched,
+)
+from quarterdeck.store.sessions import Database
+from quarterdeck.store.tables import JobRow, RunRow
+from quarterdeck.store.transitions import move_job
+
+log = logging.getLogger(__name__)
+
+
+class Runs:
+    """One controller's watch over runs. `lost_after` is seconds by owner type (job, service)."""
+
+    def __init__(self, database: Database, lost_after: dict[str, float] | None = None) -> None:
+        self._database = database
+        self._lost_after = lost_after
+
+    def tick(self) -> int:
+        """Look at every run that may change once; the number of runs that did."""
+        lease_id = new_id("lease")
+        with self._database.write() as session:
+            ids = claim_runs(session, lease_id)
+        if not ids:
+            return 0
+        changed = 0
+        try:
+            with self._database.read() as session:
+                seen = watched(session, ids, lost_after=self._lost_after)
+            for item in seen:
+                changed += self._look(item, lease_id)
+        finally:
+            with self._database.write() as session:
+                release_rows(session, RunRow, ids, lease_id)
+        return changed
+
+    def _look(self, item: Watched, lease_id: str) -> bool:
+        try:
+            if item.run.phase in ENDED:
+                return self._look_at_quarantined(item, lease_id)
+            decision = decide(item.facts)
+            catching_up = item.job is not None and _lags(item.job, item.run)
+            if decision.empty and not catching_up:
+                return False
+            with self._database.write() as session:
+                run = run_as_read(session, item.run, lease_id)
+                if not decision.empty:
+                    apply_run(session, run, decision, lease_id)
+                if item.job is not None:
+                    job = session.get(JobRow, item.job.id)
+                    if job is not None and job.epoch == run.epoch:
+                        _move_owner(session, job, run, decision)
+            return True
+        except StaleRow as stale:
+            log.info("the run watcher dropped a stale result: %s", stale)
+            return False
+
+    def _look_at_quarantined(self, item: Watched, lease_id: str) -> bool:
+        if item.facts.sighted != "dead":
+            return False
+        with self._database.write() as session:
+            free_quarantined(session, run_as_read(session, item.run, lease_id), lease_id)
+        return True
+
+
+def _lags(job: JobRow, run: RunRow) -> bool:
+    return run.phase == "running" and job.phase == "starting" and job.epoch == run.epoch
+
+
+def _move_owner(session: Any, job: JobRow, run: RunRow, decision: RunDecision) -> None:
+    """The job follows its newest run."""
+    if job.phase not in WITH_RUN:
+        return
+    if run.phase in ENDED:
+        _after_end(session, job, run)
+    elif run.phase == "stopping" and job.phase != "stopping":
+        message = f"asked to {run.order.replace('_', ' ')}"
+        reason = decision.reason or "Stopping"
+        move_job(session, job, JobEvent.STOP, reason=reason, message=message)
+    elif run.phase == "running" and job.phase == "starting":
+        move_job(session, job, JobEvent.STARTED, message=run.reported_message)
+
+
+def _after_end(session: Any, job: JobRow, run: RunRow) -> None:
+    if run.phase == "succeeded":
+        move_job(session, job, JobEvent.SUCCEEDED, values={"failure": None})
+        return
+    fruitless = keep_progress(session, run)
+    if run.stopping_for == "max_duration":
+        limit = run.spec.get("max_duration")
+        move_job(
+            session,
+            job,
+            JobEvent.FAILED,
+            reason="MaxDurationReached",
+            message=f"max_duration of {limit:g} s reached" if limit else run.message,
+        )
+        return
+    if job.desired == "cancel":
+        move_job(session, job, JobEvent.CANCELLED, message=run.message)
+        return
+    if job.desired == "suspend" or run.stopping_for == "suspend":
+        move_job(session, job, JobEvent.SUSPENDED, message=run.message)
+        return
+    if run.phase in ("cancelled", "preempted"):
+        _again(session, job, run, message=run.message, used=job.restarts_used)
+        return
+    failure = run.failure or {"blame": "unknown", "message": run.message}
+    choice = after_failure(
+        str(failure["blame"]),
+        restarts_used=job.restarts_used,
+        max_restarts=int(job.spec.get("max_restarts", 3)),
+        fruitless=fruitless,
+    )
+    words = f"{choice.message}: {_first_line(str(failure['message']))}"
+    if choice.restart:
+        _again(session, job, run, message=words, used=choice.restarts_used, failure=failure)
+        return
+    move_job(
+        session,
+        job,
+        JobEvent.FAILED,
+        reason=choice.reason,
+        message=words,
+        values={"failure": failure, "restarts_used": choice.restarts_used},
+    )
+
+
+def _again(
+    session: Any,
+    job: JobRow,
+    run: RunRow,
+    *,
+    message: str,
+    used: int,
+    failure: dict[str, Any] | None = None,
+) -> None:
+    """Back to the queue, at the job's old place (its ordinal never changes)."""
+    values: dict[str, Any] = {"restarts_used": used}
+    if failure is not None:
+        values["failure"] = failure
+    event = JobEvent.RESTART if JOB.allows(job.phase, JobEvent.RESTART) else JobEvent.SUSPENDED
+    move_job(session, job, event, message=f"after run {run.epoch}: {message}", values=values)
+
+
+def _first_line(text: str, limit: int = 300) -> str:
+    line = text.strip().splitlines()[0] if text.strip() else "no message"
+    return line if len(line) <= limit else f"{line[:limit]}…"

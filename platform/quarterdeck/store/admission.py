@@ -1,0 +1,148 @@
+"""What admission reads and writes about jobs that wait."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import and_, select, update
+from sqlalchemy.orm import Session
+
+from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.store.columns import database_now
+from quarterdeck.store.errors import StaleRow
+from quarterdeck.store.leases import claim_rows
+from quarterdeck.store.outbox import append_event
+from quarterdeck.store.placements import holding_runs
+from quarterdeck.store.tables import (
+    ClusterRow,
+    JobRow,
+    NodeRow,
+    RevisionRow,
+    RunRow,
+    ServiceRow,
+)
+from quarterdeck.store.text import clean
+from quarterdeck.store.transitions import ACTOR
+
+LEASE_S = 30.0
+
+
+@dataclass(frozen=True)
+class World:
+    """One consistent look at capacity and at everything that wants it."""
+
+    now: datetime
+    clusters: Sequence[ClusterRow]
+    nodes: Sequence[NodeRow]
+    holding: Sequence[RunRow]
+    jobs: Sequence[JobRow]
+    services: Sequence[ServiceRow]
+    revisions: Mapping[str, RevisionRow]
+    """The newest revision by service id."""
+    live_replicas: Mapping[str, Sequence[RunRow]]
+    """Runs that have not ended, by service id."""
+
+
+def claim_jobs(session: Session, lease_id: str, limit: int = 2000) -> list[str]:
+    """Lease the jobs that admission may move."""
+    phases = JobRow.phase.in_(("waiting", "queued"))
+    woken = and_(JobRow.phase == "suspended", JobRow.desired != "suspend")
+    return claim_rows(
+        session, JobRow, [phases | woken], lease_id=lease_id, seconds=LEASE_S, limit=limit
+    )
+
+
+def jobs_by_id(session: Session, ids: Sequence[str]) -> Sequence[JobRow]:
+    """The leased jobs, in order."""
+    return session.scalars(
+        select(JobRow).where(JobRow.id.in_(ids)).order_by(JobRow.ordinal, JobRow.id)
+    ).all()
+
+
+def world(session: Session) -> World:
+    """Clusters, machines, holds, queued jobs and services that may lack replicas."""
+    services = session.scalars(
+        select(ServiceRow)
+        .where(ServiceRow.desired == "run", ServiceRow.phase != "stopped")
+        .order_by(ServiceRow.ordinal)
+    ).all()
+    revisions: dict[str, RevisionRow] = {}
+    replicas: dict[str, list[RunRow]] = {}
+    if services:
+        ids = [service.id for service in services]
+        for revision in session.scalars(
+            select(RevisionRow)
+            .where(RevisionRow.service_id.in_(ids))
+            .order_by(RevisionRow.revision)
+        ):
+            revisions[revision.service_id] = revision
+        for run in session.scalars(
+            select(RunRow)
+            .where(RunRow.owner_id.in_(ids), RunRow.phase.not_in(sorted(ENDED)))
+            .order_by(RunRow.epoch)
+        ):
+            replicas.setdefault(run.owner_id, []).append(run)
+    return World(
+        now=session.execute(select(database_now())).scalar_one(),
+        clusters=session.scalars(select(ClusterRow)).all(),
+        nodes=session.scalars(select(NodeRow).where(NodeRow.phase != "dead")).all(),
+        holding=holding_runs(session),
+        jobs=session.scalars(
+            select(JobRow)
+            .where(JobRow.phase == "queued", JobRow.desired == "run")
+            .order_by(JobRow.priority.desc(), JobRow.ordinal)
+        ).all(),
+        services=services,
+        revisions=revisions,
+        live_replicas=replicas,
+    )
+
+
+def note_pending(
+    session: Session,
+    job: JobRow,
+    *,
+    lease_id: str,
+    reason: str,
+    message: str,
+    facts: Sequence[str] = (),
+    starts_at: datetime | None = None,
+) -> None:
+    """Say why a job still waits. A new reason is an event; a new wording is not."""
+    message = clean(message)
+    same = (job.reason, job.message, list(job.facts), job.starts_at)
+    if same == (reason, message, list(facts), starts_at):
+        return
+    changed = session.scalars(
+        update(JobRow)
+        .where(JobRow.id == job.id, JobRow.lease_id == lease_id, JobRow.phase == job.phase)
+        .values(reason=reason, message=message, facts=list(facts), starts_at=starts_at)
+        .returning(JobRow.id)
+        .execution_options(synchronize_session=False)
+    ).first()
+    if changed is not None and job.reason != reason:
+        append_event(
+            session,
+            type="job.pending",
+            subject=f"job/{job.name}",
+            subject_id=job.id,
+            project=job.project,
+            message=f"{job.phase}: {reason} ({message})",
+            actor=ACTOR,
+            data={"reason": reason},
+        )
+
+
+def service_as_read(session: Session, service: ServiceRow) -> ServiceRow:
+    """The row again, in this session; raises StaleRow unless it is as `service` was read."""
+    current = session.get(ServiceRow, service.id)
+    if (
+        current is None
+        or current.epoch != service.epoch
+        or current.version != service.version
+        or current.desired != service.desired
+    ):
+        raise StaleRow(f"service {service.id} changed since epoch {service.epoch}")
+    return current

@@ -1,0 +1,180 @@
+"""Capacity in use, and the creation of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import CursorResult, select, update
+from sqlalchemy.orm import Session
+
+from quarterdeck.lifecycle.job import JobEvent
+from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.specs.protocol import RankPlacement
+from quarterdeck.store.errors import CapacityTaken, StaleRow
+from quarterdeck.store.ids import new_id
+from quarterdeck.store.outbox import append_event
+from quarterdeck.store.tables import (
+    CheckpointRow,
+    ClusterRow,
+    JobRow,
+    NodeRow,
+    RunRow,
+    ServiceRow,
+)
+from quarterdeck.store.transitions import ACTOR, move_job
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """What the controller decided to start."""
+
+    cluster: str
+    placements: Sequence[RankPlacement]
+    spec: dict[str, Any]
+    inputs: dict[str, Any] = field(default_factory=dict)
+    revision: int | None = None
+
+
+def holding_runs(session: Session, cluster: str | None = None) -> Sequence[RunRow]:
+    """Runs that hold slots: not ended, or given up and not proven dead."""
+    query = select(RunRow).where(RunRow.phase.not_in(sorted(ENDED)) | RunRow.quarantined)
+    if cluster is not None:
+        query = query.where(RunRow.cluster == cluster)
+    return session.scalars(query).all()
+
+
+def slots_used(runs: Iterable[RunRow]) -> dict[str, int]:
+    """Slots held on each node."""
+    used: dict[str, int] = {}
+    for run in runs:
+        for placement in run.placements:
+            node = placement["node_id"]
+            used[node] = used.get(node, 0) + int(placement.get("slots", 1))
+    return used
+
+
+def last_checkpoint(session: Session, job_id: str) -> CheckpointRow | None:
+    """The last registered checkpoint: of the newest epoch that has one, the highest step."""
+    return session.scalars(
+        select(CheckpointRow)
+        .where(CheckpointRow.job_id == job_id, CheckpointRow.state == "registered")
+        .order_by(CheckpointRow.epoch.desc(), CheckpointRow.step.desc())
+        .limit(1)
+    ).first()
+
+
+def start_job(session: Session, job: JobRow, new: NewRun, *, lease_id: str | None) -> RunRow:
+    """Create the next run of a job by compare-and-swap on the job as it was read.
+
+    Raises StaleRow when the job changed, CapacityTaken when the slots are gone; the caller's
+    transaction must then be rolled back.
+    """
+    _reserve(session, new)
+    checkpoint = last_checkpoint(session, job.id)
+    run = _new_row(new, epoch=job.epoch + 1)
+    run.owner_type, run.owner_id, run.owner_name = "job", job.id, job.name
+    run.project, run.kind = job.project, job.kind
+    run.resume_checkpoint = checkpoint.id if checkpoint else None
+    run.resumed_from_step = checkpoint.step if checkpoint else None
+    hosts = len({placement.node_id for placement in new.placements})
+    move_job(
+        session,
+        job,
+        JobEvent.PLACED,
+        message=f"{len(new.placements)} ranks on {hosts} machines of cluster {new.cluster}",
+        lease_id=lease_id,
+        values={"epoch": run.epoch, "run_id": run.id},
+    )
+    return _insert(session, run)
+
+
+def start_replica(session: Session, service: ServiceRow, new: NewRun) -> RunRow:
+    """Create a replica's run by compare-and-swap on the service's epoch and version.
+
+    Raises StaleRow or CapacityTaken like `start_job`.
+    """
+    _reserve(session, new)
+    result = session.execute(
+        update(ServiceRow)
+        .where(
+            ServiceRow.id == service.id,
+            ServiceRow.epoch == service.epoch,
+            ServiceRow.version == service.version,
+            ServiceRow.desired == "run",
+        )
+        .values(epoch=service.epoch + 1)
+        .execution_options(synchronize_session=False)
+    )
+    assert isinstance(result, CursorResult)
+    if result.rowcount != 1:
+        raise StaleRow(f"service {service.id} changed since epoch {service.epoch}")
+    run = _new_row(new, epoch=service.epoch + 1)
+    run.owner_type, run.owner_id, run.owner_name = "service", service.id, service.name
+    run.project, run.kind = service.project, "service"
+    session.refresh(service)
+    return _insert(session, run)
+
+
+def _new_row(new: NewRun, *, epoch: int) -> RunRow:
+    return RunRow(
+        id=new_id("run"),
+        epoch=epoch,
+        attempt=epoch,
+        cluster=new.cluster,
+        spec=new.spec,
+        placements=[placement.model_dump(mode="json") for placement in new.placements],
+        inputs=new.inputs,
+        revision=new.revision,
+    )
+
+
+def _insert(session: Session, run: RunRow) -> RunRow:
+    session.add(run)
+    session.flush()
+    append_event(
+        session,
+        type="run.assigned",
+        subject=f"{run.owner_type}/{run.owner_name}",
+        subject_id=run.owner_id,
+        project=run.project,
+        message=f"run {run.epoch} assigned to cluster {run.cluster}"
+        + (f", resumes after step {run.resumed_from_step}" if run.resume_checkpoint else ""),
+        actor=ACTOR,
+        data={"run_id": run.id, "epoch": run.epoch, "ranks": len(run.placements)},
+    )
+    return run
+
+
+def _reserve(session: Session, new: NewRun) -> None:
+    """Check the plan against the capacity of this moment, one creator a cluster at a time."""
+    cluster = session.scalars(
+        select(ClusterRow).where(ClusterRow.name == new.cluster).with_for_update()
+    ).one_or_none()
+    if cluster is None or cluster.phase != "connected":
+        raise CapacityTaken(f"cluster {new.cluster} is not connected any more")
+    wanted = slots_used_by(new.placements)
+    nodes = {
+        node.id: node
+        for node in session.scalars(
+            select(NodeRow)
+            .where(NodeRow.id.in_(sorted(wanted)))
+            .execution_options(populate_existing=True)
+        )
+    }
+    used = slots_used(holding_runs(session, new.cluster))
+    for node_id, slots in wanted.items():
+        node = nodes.get(node_id)
+        if node is None or node.phase != "alive" or node.cordoned or node.quarantined:
+            raise CapacityTaken(f"node {node_id} takes no work any more")
+        if used.get(node_id, 0) + slots > node.slots:
+            raise CapacityTaken(f"node {node_id} has fewer than {slots} slots free")
+
+
+def slots_used_by(placements: Iterable[RankPlacement]) -> Mapping[str, int]:
+    """Slots that one gang wants of each node."""
+    wanted: dict[str, int] = {}
+    for placement in placements:
+        wanted[placement.node_id] = wanted.get(placement.node_id, 0) + placement.slots
+    return wanted

@@ -1,0 +1,212 @@
+"""References of a spec, resolved to versions.
+
+`resolve` answers for each field either the versions to read, or what is still awaited, or what
+can never come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from quarterdeck.lifecycle.job import JOB
+from quarterdeck.specs.protocol import ResolvedAsset
+from quarterdeck.specs.references import Reference, parse_reference
+from quarterdeck.store.tables import AssetAliasRow, AssetVersionRow, JobEdgeRow, JobRow
+
+FIELDS = {"dataset": "dataset", "datasets": "dataset", "tokenizer": "tokenizer", "model": "model"}
+"""The spec's fields that refer to versions, and the kind of asset that each takes."""
+MAKERS = {
+    "dataset": ("dataset", "data"),
+    "tokenizer": ("tokenizer",),
+    "model": ("pretrain",),
+}
+"""Which kinds of job make a version of each kind of asset."""
+
+
+@dataclass
+class Resolution:
+    """`inputs` by field; `waiting` and `failed` are sentences, empty when all is resolved."""
+
+    inputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def references_in(spec: Mapping[str, Any]) -> list[tuple[str, str, Reference]]:
+    """(field, kind of asset, reference) of each reference to a version."""
+    found: list[tuple[str, str, Reference]] = []
+    for name, kind in FIELDS.items():
+        value = spec.get(name)
+        if value is None:
+            continue
+        texts = [item["name"] for item in value] if isinstance(value, (list, tuple)) else [value]
+        found.extend((name, kind, parse_reference(text)) for text in texts)
+    return found
+
+
+def jobs_named_in(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(field, job name) of each job that the spec says to wait for."""
+    named = [("after", parse_reference(text).job) for text in spec.get("after", ())]
+    named += [(name, reference.job) for name, _, reference in references_in(spec)]
+    return [(name, job) for name, job in named if job is not None]
+
+
+def bind_edges(session: Session, job: JobRow) -> None:
+    """Bind the jobs that `job` names to the newest of each name in its project, once."""
+    if job.edges_bound:
+        return
+    fields = {name: field_name for field_name, name in jobs_named_in(job.spec)}
+    for name, needed in fields.items():
+        newest = session.scalars(
+            select(JobRow.id)
+            .where(JobRow.project == job.project, JobRow.name == name, JobRow.id != job.id)
+            .order_by(JobRow.ordinal.desc(), JobRow.id.desc())
+            .limit(1)
+        ).first()
+        session.add(JobEdgeRow(job_id=job.id, needs_name=name, needs_id=newest, field=needed))
+    job.edges_bound = True
+    session.flush()
+
+
+def resolve_job(session: Session, job: JobRow) -> Resolution:
+    """Look at everything that a job waits for. Reads only."""
+    answer = Resolution()
+    bound: dict[str, JobRow | None] = {}
+    for edge in session.scalars(select(JobEdgeRow).where(JobEdgeRow.job_id == job.id)):
+        needed = session.get(JobRow, edge.needs_id) if edge.needs_id else None
+        bound[edge.needs_name] = needed
+        _await(answer, edge.needs_name, needed)
+    if answer.waiting or answer.failed:
+        return answer
+    return _resolve_fields(session, job.project, job.spec, bound, answer)
+
+
+def resolve_spec(session: Session, project: str, spec: Mapping[str, Any]) -> Resolution:
+    """Resolve a service's references: jobs are the newest of their name."""
+    answer = Resolution()
+    bound: dict[str, JobRow | None] = {}
+    for _, name in jobs_named_in(spec):
+        bound[name] = session.scalars(
+            select(JobRow)
+            .where(JobRow.project == project, JobRow.name == name)
+            .order_by(JobRow.ordinal.desc(), JobRow.id.desc())
+            .limit(1)
+        ).first()
+        _await(answer, name, bound[name])
+    if answer.waiting or answer.failed:
+        return answer
+    return _resolve_fields(session, project, spec, bound, answer)
+
+
+def _await(answer: Resolution, name: str, needed: JobRow | None) -> None:
+    if needed is None:
+        answer.failed.append(f"job/{name} does not exist")
+    elif needed.phase in JOB.final and needed.phase != "succeeded":
+        answer.failed.append(f"job/{name} {needed.phase}: {needed.message or needed.reason}")
+    elif needed.phase != "succeeded":
+        answer.waiting.append(f"job/{name} is {needed.phase}")
+
+
+def _resolve_fields(
+    session: Session,
+    project: str,
+    spec: Mapping[str, Any],
+    bound: Mapping[str, JobRow | None],
+    answer: Resolution,
+) -> Resolution:
+    for name, kind, reference in references_in(spec):
+        asset = _resolve_one(session, project, kind, reference, bound, answer)
+        if asset is not None:
+            answer.inputs.setdefault(name, []).append(asset.model_dump(mode="json"))
+    return answer
+
+
+def _resolve_one(
+    session: Session,
+    project: str,
+    kind: str,
+    reference: Reference,
+    bound: Mapping[str, JobRow | None],
+    answer: Resolution,
+) -> ResolvedAsset | None:
+    if reference.uri is not None:
+        return ResolvedAsset.model_validate(
+            {"kind": kind, "name": reference.uri, "version": 0, "digest": "",
+             "uri": reference.uri, "split": reference.split}
+        )  # fmt: skip
+    if reference.job is not None:
+        maker = bound.get(reference.job)
+        row = _made_by(session, kind, maker.id) if maker else None
+        if row is None:
+            answer.failed.append(f"job/{reference.job} succeeded but made no {kind}")
+            return None
+    else:
+        row = _named(session, project, kind, reference)
+        if row is None:
+            _missing(session, project, kind, reference, answer)
+            return None
+    return ResolvedAsset.model_validate(
+        {"kind": kind, "name": row.name, "version": row.version, "digest": row.digest,
+         "uri": row.uri, "split": reference.split, "metadata": row.details}
+    )  # fmt: skip
+
+
+def _made_by(session: Session, kind: str, job_id: str) -> AssetVersionRow | None:
+    return session.scalars(
+        select(AssetVersionRow)
+        .where(AssetVersionRow.job_id == job_id, AssetVersionRow.kind == kind)
+        .order_by(AssetVersionRow.version.desc())
+        .limit(1)
+    ).first()
+
+
+def _named(
+    session: Session, project: str, kind: str, reference: Reference
+) -> AssetVersionRow | None:
+    query = select(AssetVersionRow).where(
+        AssetVersionRow.project == project,
+        AssetVersionRow.kind == kind,
+        AssetVersionRow.name == reference.name,
+    )
+    if reference.version is None:
+        return session.scalars(query.order_by(AssetVersionRow.version.desc()).limit(1)).first()
+    if reference.version.isdigit():
+        number: int | None = int(reference.version)
+    else:
+        number = session.scalar(
+            select(AssetAliasRow.version).where(
+                AssetAliasRow.project == project,
+                AssetAliasRow.kind == kind,
+                AssetAliasRow.name == reference.name,
+                AssetAliasRow.alias == reference.version,
+            )
+        )
+    return session.scalars(query.where(AssetVersionRow.version == number)).first()
+
+
+def _missing(
+    session: Session, project: str, kind: str, reference: Reference, answer: Resolution
+) -> None:
+    """Nothing of that name yet: somebody may be making it."""
+    text = f"{reference.name}@{reference.version}" if reference.version else str(reference.name)
+    maker: JobRow | None = None
+    if reference.version is None:
+        maker = session.scalars(
+            select(JobRow)
+            .where(
+                JobRow.project == project,
+                JobRow.name == reference.name,
+                JobRow.kind.in_(MAKERS[kind]),
+            )
+            .order_by(JobRow.ordinal.desc(), JobRow.id.desc())
+            .limit(1)
+        ).first()
+    if maker is None or maker.phase == "succeeded":
+        answer.failed.append(f"{kind} {text} does not exist in project {project}")
+    else:
+        _await(answer, maker.name, maker)

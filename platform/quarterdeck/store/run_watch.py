@@ -1,0 +1,241 @@
+"""What the run watcher reads and writes: facts by the database's clock, decisions applied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, case, exists, func, or_, select, update
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.expression import ColumnElement
+
+from quarterdeck.lifecycle.observe import (
+    KILL_AFTER_S,
+    LOST_AFTER_S,
+    STOP_DEADLINE_S,
+    RunDecision,
+    RunFacts,
+    order_for,
+)
+from quarterdeck.lifecycle.run import ENDED, RunEvent
+from quarterdeck.store.columns import database_now
+from quarterdeck.store.errors import StaleRow
+from quarterdeck.store.leases import claim_rows, swap
+from quarterdeck.store.outbox import append_event
+from quarterdeck.store.tables import (
+    CheckpointRow,
+    ClusterRow,
+    JobRow,
+    NodeRow,
+    RunRow,
+    ServiceRow,
+)
+from quarterdeck.store.transitions import ACTOR, move_run
+
+LEASE_S = 30.0
+HEARD_S = 30.0
+"""A cluster whose agent spoke within this time shows that the api hears."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A leased run, its job if it has one, and what is known."""
+
+    run: RunRow
+    job: JobRow | None
+    facts: RunFacts
+
+
+def claim_runs(session: Session, lease_id: str, limit: int = 500) -> list[str]:
+    """Lease the runs that may change: not ended, or quarantined."""
+    live = or_(RunRow.phase.not_in(sorted(ENDED)), RunRow.quarantined)
+    return claim_rows(session, RunRow, [live], lease_id=lease_id, seconds=LEASE_S, limit=limit)
+
+
+def watched(
+    session: Session, ids: Sequence[str], *, lost_after: dict[str, float] | None = None
+) -> list[Watched]:
+    """Each run with its facts; silence and deadlines are judged by the database's clock."""
+    limits = {**LOST_AFTER_S, **(lost_after or {})}
+    dead_nodes = set(session.scalars(select(NodeRow.id).where(NodeRow.phase == "dead")))
+    known_nodes = set(session.scalars(select(NodeRow.id)))
+    rows = session.execute(
+        select(
+            RunRow,
+            case(
+                (RunRow.owner_type == "job", _silent(limits["job"])),
+                else_=_silent(limits["service"]),
+            ),
+            _cluster_silent(limits["job"]),
+            func.coalesce(RunRow.order_deadline_at < database_now(-KILL_AFTER_S), False),
+            (database_now() - RunRow.claimed_at)
+            if session.get_bind().dialect.name == "postgresql"
+            else (func.julianday(database_now()) - func.julianday(RunRow.claimed_at)) * 86400.0,
+        ).where(RunRow.id.in_(ids))
+    ).all()
+    found: list[Watched] = []
+    for run, silent, cluster_silent, deadline_passed, age in rows:
+        owner: JobRow | ServiceRow | None
+        if run.owner_type == "job":
+            owner = session.get(JobRow, run.owner_id)
+        else:
+            owner = session.get(ServiceRow, run.owner_id)
+        job = owner if isinstance(owner, JobRow) else None
+        nodes = {placement["node_id"] for placement in run.placements}
+        facts = RunFacts(
+            owner_type=run.owner_type,
+            kind=run.kind,
+            phase=run.phase,
+            claimed=run.claimed_by is not None,
+            reported_phase=run.reported_phase,
+            failure=run.failure,
+            sighted=run.sighted,
+            sighted_detail=run.sighted_detail,
+            silent=bool(silent),
+            cluster_silent=bool(cluster_silent),
+            nodes_dead=bool(nodes & dead_nodes or nodes - known_nodes),
+            desired=job.desired if job is not None else "run",
+            stopping_for=run.stopping_for,
+            deadline_passed=bool(deadline_passed),
+            kill_requested=run.kill_requested,
+            overdue=_overdue(run, age),
+            restart_safe=run.kind != "command" or bool(run.spec.get("restart_safe")),
+            probed=bool(run.endpoint and run.endpoint.get("probed")),
+        )
+        found.append(Watched(run, job, facts))
+    return found
+
+
+def _silent(lost_after: float) -> ColumnElement[bool]:
+    """No beat for longer, while some agent was heard all that time: then it is not the control
+    plane that was away."""
+    heard = exists(
+        select(ClusterRow.id).where(
+            ClusterRow.last_beat_at > database_now(-HEARD_S),
+            ClusterRow.heard_since < database_now(-lost_after),
+        )
+    )
+    return and_(
+        RunRow.claimed_at.is_not(None),
+        func.coalesce(RunRow.last_beat_at, RunRow.claimed_at) < database_now(-lost_after),
+        heard,
+    )
+
+
+def _cluster_silent(lost_after: float) -> ColumnElement[bool]:
+    return exists(
+        select(ClusterRow.id).where(
+            ClusterRow.name == RunRow.cluster,
+            ClusterRow.last_beat_at < database_now(-lost_after),
+        )
+    )
+
+
+def _overdue(run: RunRow, age: Any) -> bool:
+    limit = run.spec.get("max_duration")
+    if limit is None or age is None:
+        return False
+    seconds = age.total_seconds() if hasattr(age, "total_seconds") else float(age)
+    return bool(seconds > float(limit))
+
+
+def run_as_read(session: Session, seen: RunRow, lease_id: str) -> RunRow:
+    """The run again, in this session; raises StaleRow unless it is ours and as it was read."""
+    current = session.get(RunRow, seen.id)
+    if current is None or current.version != seen.version or current.lease_id != lease_id:
+        raise StaleRow(f"run {seen.id} changed since version {seen.version}")
+    return current
+
+
+def apply_run(session: Session, run: RunRow, decision: RunDecision, lease_id: str) -> None:
+    """Write a decision's changes of the run itself. Raises StaleRow when silence was broken."""
+    final = len(decision.events) - 1
+    for index, event in enumerate(decision.events):
+        last = index == final
+        move_run(
+            session,
+            run,
+            event,
+            reason=decision.reason if last else None,
+            message=decision.message if last else "",
+            lease_id=lease_id,
+            values=_values(run, decision, event) if last else None,
+            unless_heard=decision.unless_heard,
+        )
+    if not decision.events and (decision.stop_for or decision.kill or _new_words(run, decision)):
+        values = _values(run, decision, None)
+        if decision.message:
+            values |= {"reason": decision.reason or run.reason, "message": decision.message}
+        swap(session, run, values, lease_id=lease_id)
+    if decision.telemetry_gap:
+        append_event(
+            session,
+            type="telemetry_gap",
+            subject=f"{run.owner_type}/{run.owner_name}",
+            subject_id=run.owner_id,
+            project=run.project,
+            message=f"run {run.epoch}: {decision.telemetry_gap}",
+            actor=ACTOR,
+            data={"run_id": run.id, "epoch": run.epoch},
+        )
+
+
+def _new_words(run: RunRow, decision: RunDecision) -> bool:
+    return bool(decision.message) and decision.message != run.message
+
+
+def _values(run: RunRow, decision: RunDecision, event: RunEvent | None) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if decision.stop_for is not None:
+        order = order_for(run.kind, decision.stop_for)
+        values |= {
+            "stopping_for": decision.stop_for,
+            "order": order,
+            "order_reason": decision.stop_for,
+            "order_deadline_at": database_now(STOP_DEADLINE_S[order]),
+        }
+    if decision.kill is not None:
+        values |= {"kill_requested": True, "kill_reason": decision.kill}
+    if decision.quarantine:
+        values["quarantined"] = True
+    if decision.failure is not None and run.failure is None:
+        values["failure"] = decision.failure
+    return values
+
+
+def free_quarantined(session: Session, run: RunRow, lease_id: str) -> None:
+    """The old attempt is proven dead: its slots are free again."""
+    swap(session, run, {"quarantined": False}, lease_id=lease_id)
+    append_event(
+        session,
+        type="run.freed",
+        subject=f"{run.owner_type}/{run.owner_name}",
+        subject_id=run.owner_id,
+        project=run.project,
+        message=f"run {run.epoch} is proven dead: its slots are free again",
+        actor=ACTOR,
+        data={"run_id": run.id, "epoch": run.epoch},
+    )
+
+
+def keep_progress(session: Session, run: RunRow) -> int:
+    """After an attempt that did not finish: count what is kept of its work, and how many attempts
+    in a row, this one included, registered no checkpoint."""
+    saved = session.scalar(
+        select(func.max(CheckpointRow.step)).where(CheckpointRow.run_id == run.id)
+    )
+    start = run.resumed_from_step or 0
+    done = (run.step or start) - start
+    kept = max((saved or start) - start, 0)
+    share = min(kept / done, 1.0) if done > 0 else 0.0
+    session.execute(
+        update(RunRow)
+        .where(RunRow.id == run.id)
+        .values(kept_seconds=run.productive_seconds * share)
+        .execution_options(synchronize_session=False)
+    )
+    newest = session.scalar(
+        select(func.max(CheckpointRow.epoch)).where(CheckpointRow.job_id == run.owner_id)
+    )
+    return run.epoch - (newest or 0)
