@@ -219,7 +219,7 @@ def test_fewest_ranks() -> None:
     assert fewest_ranks(load, 1) is None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     ranks=st.sampled_from([1, 2, 6, 8, 12, 16, 24]),
     batch=st.sampled_from([8, 24, 48, 64]),
