@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx
 
@@ -30,6 +30,9 @@ from quarterdeck.specs.resources import (
     Service,
     ServicePhase,
 )
+
+if TYPE_CHECKING:
+    from quarterdeck.planner.plan import Plan
 
 STREAM_RETRY_SECONDS = 120.0
 POLL_SECONDS = 1.0
@@ -130,12 +133,12 @@ class Client:
         """Create one job; see `jobs.submit`."""
         return self.jobs.submit(document, force=force)
 
-    def plan(self, document: Mapping[str, Any]) -> dict[str, Any]:
+    def plan(self, document: Mapping[str, Any]) -> Plan:
         """What a document needs on the hardware: memory, FLOPs, time, money, layouts."""
-        response = self.transport.send(
-            "POST", f"{API}/plan", body={"document": dict(document)}, repeatable=True
-        )
-        return cast(dict[str, Any], response.json())
+        from quarterdeck.planner.plan import Plan
+
+        body = {"document": dict(document)}
+        return self.transport.post(Plan, f"{API}/plan", body=body, repeatable=True)
 
     def whoami(self) -> Key:
         """The key in use."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import psutil
 
+from quarterdeck.processes.failures import ProcessFailed
 from quarterdeck.processes.home import Home
 from quarterdeck.processes.records import (
     Recorded,
@@ -26,7 +27,7 @@ UP_GRACE = 180.0
 """Seconds for `up` itself: it suspends jobs with a checkpoint first."""
 
 
-class StillRunning(Exception):
+class StillRunning(ProcessFailed):
     """Processes that could not be ended; the message names them."""
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from quarterdeck.client import Client, QuarterdeckError
 from quarterdeck.client.config import read_key
 from quarterdeck.processes.children import Child, ChildFailed, tail, watch_all
 from quarterdeck.processes.down import end_all
+from quarterdeck.processes.failures import ProcessFailed, require_workers
 from quarterdeck.processes.home import Home, prepare, write_private
 from quarterdeck.processes.ports import PortBusy, require_free
 from quarterdeck.processes.records import (
@@ -34,10 +36,11 @@ HOST = "127.0.0.1"
 READY_SECONDS = 180.0
 SUSPEND_SECONDS = 90.0
 POLL = 0.25
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Tell = Callable[[str], None]
 
 
-class UpFailed(Exception):
+class UpFailed(ProcessFailed):
     """The platform did not come up; the message says what to look at."""
 
 
@@ -77,6 +80,8 @@ class Platform:
 
         Raises UpFailed; what was started by then has been stopped.
         """
+        if self.options.with_agent:
+            require_workers()
         prepare(self.home)
         record = read_record(self.home)
         write_private(self.home.url_file, self.options.api_url + "\n")
@@ -91,7 +96,7 @@ class Platform:
             self.children.append(child)
             self._record()
         try:
-            self._wait_until_ready()
+            self.wait_until_ready()
         except BaseException:
             end_all(self.home, self.tell)
             raise
@@ -152,7 +157,7 @@ class Platform:
             ),
         )
 
-    def _wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
         said = 0.0
         with self.client(retry_seconds=0) as client:
@@ -203,6 +208,35 @@ class Platform:
             time.sleep(POLL)
         self.stop(suspend=True)
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch the children on a thread while the caller works; a signal raises
+        KeyboardInterrupt in the caller."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(POLL):
+                try:
+                    self._watch()
+                except UpFailed as error:
+                    self.tell(str(error))
+                    return
+
+        def interrupt(number: int, frame: object) -> None:
+            self.on_signal(number, frame)
+            raise KeyboardInterrupt
+
+        before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+        watcher = threading.Thread(target=watch, name="watch-children", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def _watch(self) -> None:
         try:
             if watch_all(self.children, time.monotonic(), self.tell):
@@ -230,7 +264,7 @@ class Platform:
 
     def listen(self) -> None:
         """Take over SIGINT, SIGTERM and SIGHUP."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             signal.signal(number, self.on_signal)
 
 
@@ -256,8 +290,7 @@ def attached(home: Home, tell: Tell) -> Platform | None:
         with_agent=record.with_agent,
     )
     platform = Platform(home, options, tell)
-    platform.listen()
-    platform._wait_until_ready()
+    platform.wait_until_ready()
     return platform
 
 

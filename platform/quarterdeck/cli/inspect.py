@@ -1,0 +1,117 @@
+"""`describe` and `why`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quarterdeck.cli.follow import Subject, event_line, progress
+from quarterdeck.cli.names import job_or_service
+from quarterdeck.cli.output import Column, age, duration, show_one, size, table, yaml_text
+from quarterdeck.cli.session import Output, Project, connect
+
+if TYPE_CHECKING:
+    from quarterdeck.client import Client
+    from quarterdeck.specs.resources import Job, Replica, Run, Service
+
+LAST_EVENTS = 15
+
+
+def why(subject: Subject, project: Project = None, output: Output = "table") -> None:
+    """Say why a job or service is in the state it is in.
+
+    Example: quarterdeck why job/llama-8b
+    """
+    kind, name = job_or_service(subject)
+    with connect(project) as client:
+        found = client.jobs.why(name) if kind == "job" else client.services.why(name)
+    if output in ("json", "yaml"):
+        show_one(found, output)
+        return
+    print(f"{found.subject} is {found.phase}: {found.reason}")
+    if found.message:
+        print(found.message)
+    for fact in found.facts:
+        print(f"  {fact}")
+
+
+def describe(subject: Subject, project: Project = None, output: Output = "table") -> None:
+    """Show a job or service with spec, attempts, results and last events.
+
+    Example: quarterdeck describe job/llama-8b
+    """
+    kind, name = job_or_service(subject)
+    with connect(project) as client:
+        if kind == "job":
+            job = client.jobs.get(name)
+            show_one(job, output) if output in ("json", "yaml") else _job(client, job)
+        else:
+            service = client.services.get(name)
+            show_one(service, output) if output in ("json", "yaml") else _service(client, service)
+
+
+def _job(client: Client, job: Job) -> None:
+    print(f"job/{job.name}  {job.id}  project {job.project}  queue {job.queue}")
+    print(progress(job))
+    moments = (("created", job.created_at), ("started", job.started_at), ("ended", job.ended_at))
+    print("  ".join(f"{name} {moment:%Y-%m-%d %H:%M:%S}Z" for name, moment in moments if moment))
+    _section("spec", yaml_text(job.spec))
+    runs: list[Column[Run]] = [
+        Column("ATTEMPT", lambda run: run.attempt),
+        Column("RUN", lambda run: run.id),
+        Column("PHASE", lambda run: run.phase),
+        Column("REASON", lambda run: run.reason),
+        Column("CLUSTER", lambda run: run.cluster),
+        Column("RESUMED-FROM", lambda run: run.resumed_from_step),
+        Column("STEP", lambda run: run.step),
+        Column("GOODPUT", _goodput),
+        Column("AGE", lambda run: age(run.created_at)),
+    ]
+    if found := client.jobs.runs(job.id):
+        _section("attempts", table(found, runs))
+    if kept := client.jobs.checkpoints(job.id):
+        lines = [f"step {one.step}  {size(one.size)}  {one.state}" for one in kept]
+        _section("checkpoints", "\n".join(lines))
+    if job.outputs:
+        _section("outputs", "\n".join(job.outputs))
+    if job.results:
+        _section("results", yaml_text(job.results))
+    if job.failure is not None:
+        text = f"rank {job.failure.rank}, blame {job.failure.blame}: {job.failure.message}\n"
+        _section("failure", text + job.failure.traceback)
+    last = list(client.jobs.events(job.id))[-LAST_EVENTS:]
+    _section("last events", "\n".join(event_line(event) for event in last))
+
+
+def _service(client: Client, service: Service) -> None:
+    print(f"service/{service.name}  {service.id}  project {service.project}")
+    print(f"{service.phase}: {service.reason} {service.message}".rstrip())
+    print(
+        f"model {service.model_version or service.model}  revision {service.revision}  "
+        f"ready {service.ready_replicas}/{service.desired_replicas}"
+    )
+    _section("spec", yaml_text(service.spec))
+    replicas: list[Column[Replica]] = [
+        Column("RUN", lambda replica: replica.run_id),
+        Column("REVISION", lambda replica: replica.revision),
+        Column("PHASE", lambda replica: replica.phase),
+        Column("REASON", lambda replica: replica.reason),
+        Column("URL", lambda replica: replica.url),
+        Column("AGE", lambda replica: age(replica.created_at)),
+    ]
+    if service.replicas:
+        _section("replicas", table(service.replicas, replicas))
+    last = list(client.services.events(service.id))[-LAST_EVENTS:]
+    _section("last events", "\n".join(event_line(event) for event in last))
+
+
+def _goodput(run: Run) -> str:
+    if not run.held_seconds:
+        return "-"
+    share = run.productive_seconds / run.held_seconds
+    return f"{share:.0%} of {duration(run.held_seconds)} rank time"
+
+
+def _section(title: str, text: str) -> None:
+    print(f"\n{title}")
+    for line in text.rstrip().splitlines():
+        print(f"  {line}")

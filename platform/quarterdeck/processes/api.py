@@ -1,0 +1,57 @@
+"""The api process: migrate, make sure that the home's own keys are known, serve."""
+
+from __future__ import annotations
+
+from quarterdeck.api.app import create_app
+from quarterdeck.api.credentials import digest
+from quarterdeck.api.settings import ApiSettings
+from quarterdeck.client.config import read_key
+from quarterdeck.processes.home import Home, prepare
+from quarterdeck.processes.settings import Settings
+from quarterdeck.store import migrate
+from quarterdeck.store.key_queries import add_key, find_key
+from quarterdeck.store.sessions import Database
+
+SHOWN_PREFIX = 11
+SHUTDOWN_SECONDS = 5
+
+
+def run_api(settings: Settings, host: str, port: int, public_url: str | None = None) -> None:
+    """Serve until SIGINT or SIGTERM. `public_url` is where supervisors reach this api; None: here.
+
+    Raises migrate.NewerSchema, ConfigurationError, and what the database says.
+    """
+    import uvicorn
+
+    prepare(settings.home)
+    migrate.upgrade(settings.database_url)
+    database = Database.open(settings.database_url)
+    register_keys(database, settings.home)
+    app = create_app(
+        ApiSettings(
+            database=database,
+            artifacts_uri=settings.artifacts_uri,
+            artifacts_options=settings.artifacts_options,
+            api_url=public_url or f"http://{host}:{port}",
+            master_key=read_key(settings.home.master_key),
+        )
+    )
+    uvicorn.run(
+        app, host=host, port=port, access_log=False, server_header=False, log_level="info",
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )  # fmt: skip
+
+
+def register_keys(database: Database, home: Home) -> None:
+    """Make the keys in the home's files known to the database, once each."""
+    for name, access, file in (
+        ("home", "admin", home.admin_key),
+        ("home-agent", "agent", home.agent_key),
+    ):
+        text = read_key(file)
+        with database.write() as session:
+            if find_key(session, digest(text)) is None:
+                add_key(
+                    session, name=name, access=access, sha256=digest(text),
+                    prefix=text[:SHOWN_PREFIX], actor="processes/api",
+                )  # fmt: skip

@@ -1,0 +1,274 @@
+"""The commands that start and stop processes on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from quarterdeck.processes.home import Home
+    from quarterdeck.processes.settings import Settings
+    from quarterdeck.processes.up import Platform
+
+PANEL = "Run the platform"
+Slots = Annotated[
+    int, typer.Option("--slots", min=1, help="Declared slots: how many ranks at once.")
+]
+Port = Annotated[int, typer.Option("--port", help="Of the api.")]
+GatewayPort = Annotated[int, typer.Option("--gateway-port", help="Of the gateway.")]
+Host = Annotated[str, typer.Option("--host", help="The address to listen on.")]
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands of this file to the CLI."""
+    for function in (up, down, demo, api, controller, gateway, agent):
+        app.command(rich_help_panel=PANEL)(function)
+    db = typer.Typer(help="The database: upgrade, backup.", no_args_is_help=True)
+    db.command()(upgrade)
+    db.command()(backup)
+    app.add_typer(db, name="db", rich_help_panel=PANEL)
+
+
+def up(
+    slots: Slots = 10,
+    port: Port = 8080,
+    gateway_port: GatewayPort = 8081,
+    foreground: Annotated[
+        bool,
+        typer.Option("--foreground/--detach", help="Stay until Ctrl-C, or go on without us."),
+    ] = True,
+    no_agent: Annotated[
+        bool, typer.Option("--no-agent", help="Without Ray: nothing will be placed.")
+    ] = False,
+    node_ip: Annotated[
+        str, typer.Option("--node-ip", help="Ray's address on this machine.")
+    ] = "127.0.0.2",
+) -> None:
+    """Start the platform on this machine: api, controller, gateway, agent with Ray.
+
+    Ctrl-C writes checkpoints, suspends jobs and stops everything; the next `up` resumes them.
+
+    Example: quarterdeck up --slots 10
+    """
+    from quarterdeck.processes.up import Options, Platform, attached, detach
+
+    options = Options(slots, port, gateway_port, not no_agent, node_ip)
+    home = _home()
+    with _failures():
+        if (running := attached(home, _tell)) is not None:
+            print(running.ready_line(), flush=True)
+            _tell("it was up already; stop it with: quarterdeck down")
+        elif not foreground:
+            print(detach(home, options, _tell).ready_line(), flush=True)
+        else:
+            platform = Platform(home, options, _tell)
+            platform.listen()
+            platform.start()
+            print(platform.ready_line(), flush=True)
+            platform.run()
+
+
+def down(
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Remove data, keys and logs too. No way back.")
+    ] = False,
+) -> None:
+    """Stop the platform on this machine, Ray included; jobs are suspended with a checkpoint.
+
+    Example: quarterdeck down
+    """
+    from quarterdeck.processes.down import down as stop
+
+    home = _home()
+    with _failures():
+        was_up = stop(home, _tell, purge=purge)
+    removed = f", {home.folder} removed" if purge else ""
+    print(("stopped" if was_up else "nothing was running") + removed)
+
+
+def demo(slots: Slots = 10, port: Port = 8080, gateway_port: GatewayPort = 8081) -> None:
+    """The whole way: train in 3D, kill a rank, resume, measure, serve, ask.
+
+    Example: quarterdeck demo
+    """
+    from rich.console import Console
+
+    from quarterdeck.client.config import read_key
+    from quarterdeck.processes.demo import DemoFailed, run_demo
+    from quarterdeck.processes.up import Options, Platform, attached
+
+    home = _home()
+    with _failures():
+        own: Platform | None = None
+        platform = attached(home, _tell)
+        if platform is None:
+            own = platform = Platform(home, Options(slots, port, gateway_port), _tell)
+            own.listen()
+            own.start()
+        print(platform.ready_line(), flush=True)
+        stay = False
+        try:
+            with platform.client(retry_seconds=20) as client, platform.watched():
+                key = read_key(home.admin_key)
+                run_demo(client, platform.options.gateway_url, key, Console())
+            stay = sys.stdout.isatty()
+        except DemoFailed as error:
+            _tell(f"error: {error}")
+            raise typer.Exit(1) from error
+        finally:
+            if own is not None and not stay:
+                own.stop(suspend=False)
+        if own is not None and stay:
+            _tell("the platform stays up; Ctrl-C stops it")
+            own.run()
+
+
+def api(
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    public_url: Annotated[
+        str | None, typer.Option(help="Where other machines reach this api.")
+    ] = None,
+) -> None:
+    """Run one api process; migrates the database first.
+
+    Example: QUARTERDECK_DATABASE_URL=postgresql+psycopg://… quarterdeck api --port 8080
+    """
+    from quarterdeck.processes.api import run_api
+
+    with _failures():
+        run_api(_settings(), host, port, public_url)
+
+
+def controller() -> None:
+    """Run one controller process; several share the work.
+
+    Example: quarterdeck controller
+    """
+    from quarterdeck.processes.controller import run_controller
+
+    with _failures():
+        run_controller(_settings())
+
+
+def gateway(
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Of the gateway.")] = 8081,
+    url: Annotated[str | None, typer.Option(help="Of the api; default: from the home.")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="With a key of access agent; default: the home's.")
+    ] = None,
+) -> None:
+    """Run one gateway process: the OpenAI surface of all services.
+
+    Example: quarterdeck gateway --port 8081
+    """
+    from quarterdeck.processes.gateway import run_gateway
+
+    home = _home()
+    with _failures():
+        run_gateway(home, host, port, url or _url(home), key_file or home.agent_key)
+
+
+def agent(
+    url: Annotated[
+        str | None, typer.Option("--url", "--join", help="Of the api; default: from the home.")
+    ] = None,
+    cluster: Annotated[str, typer.Option(help="The cluster to start or to join.")] = "local",
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Declared slots; default: accelerators found.")
+    ] = None,
+    node_ip: Annotated[str, typer.Option(help="This machine's address for Ray.")] = "127.0.0.2",
+    key_file: Annotated[
+        Path | None, typer.Option(help="With a key of access agent; default: the home's.")
+    ] = None,
+) -> None:
+    """Give this machine to a cluster: the first one starts Ray and the agent, others join.
+
+    Example: quarterdeck agent --join http://10.0.0.5:8080 --cluster lab --node-ip 10.0.0.7
+    """
+    from quarterdeck.processes.agent import run_agent
+
+    home = _home()
+    with _failures():
+        run_agent(
+            home, url=url or _url(home), cluster=cluster, slots=slots, node_ip=node_ip,
+            key_file=key_file or home.agent_key,
+        )  # fmt: skip
+
+
+def upgrade() -> None:
+    """Migrate the database to this version; SQLite is backed up first.
+
+    Example: quarterdeck db upgrade
+    """
+    from quarterdeck.processes.db import upgrade_database
+
+    with _failures():
+        print(upgrade_database(_settings()))
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="A file that is not there yet.")],
+) -> None:
+    """Copy a SQLite database while it is in use.
+
+    Example: quarterdeck db backup quarterdeck-2026-01-31.db
+    """
+    from quarterdeck.processes.db import backup_database
+
+    with _failures():
+        print(backup_database(_settings(), target))
+
+
+def _home() -> Home:
+    from quarterdeck.processes.home import choose_home
+
+    return choose_home(os.environ, Path.cwd(), Path.home())
+
+
+def _settings() -> Settings:
+    from quarterdeck.processes.settings import read_settings
+
+    try:
+        return read_settings(os.environ, Path.cwd(), Path.home())
+    except ValueError as error:
+        _fail(str(error), 2)
+
+
+def _url(home: Home) -> str:
+    from quarterdeck.client.config import DEFAULT_URL
+
+    if named := os.environ.get("QUARTERDECK_URL"):
+        return named
+    if home.url_file.is_file():
+        return home.url_file.read_text(encoding="utf-8").strip()
+    return DEFAULT_URL
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _fail(text: str, code: int = 1) -> NoReturn:
+    _tell(f"error: {text}")
+    raise typer.Exit(code)
+
+
+class _failures:
+    """Ends the command with a message for what is expected to go wrong."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        from quarterdeck.processes.failures import ProcessFailed, WorkersMissing
+
+        if isinstance(error, WorkersMissing):
+            _fail(str(error), 2)
+        if isinstance(error, ProcessFailed):
+            _fail(str(error))
