@@ -84,7 +84,7 @@ class Demo:
 
     def register_text(self) -> None:
         """Register the standard library's sources, and wait for the version."""
-        document = {
+        document: dict[str, object] = {
             "kind": "dataset",
             "name": DATASET,
             "uri": f"file://{sysconfig.get_path('stdlib')}",
