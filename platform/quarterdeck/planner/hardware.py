@@ -45,13 +45,18 @@ class Accelerator(Spec):
         return self.peak[precision]
 
 
+def _key(name: str) -> str:
+    """Drivers write `NVIDIA H100 80GB HBM3`, node labels `NVIDIA-H100-80GB-HBM3`."""
+    return name.strip().lower().replace(" ", "-").replace("_", "-")
+
+
 class Catalogue:
-    """Accelerators by name and alias, whatever their case."""
+    """Accelerators by name and alias, whatever their case, with dashes, spaces or underscores."""
 
     def __init__(self, entries: Mapping[str, Accelerator]) -> None:
         self._entries = dict(entries)
         self._by_key = {
-            key.lower(): entry for entry in entries.values() for key in (*entry.aliases, entry.name)
+            _key(key): entry for entry in entries.values() for key in (*entry.aliases, entry.name)
         }
 
     def names(self) -> tuple[str, ...]:
@@ -60,9 +65,9 @@ class Catalogue:
 
     def find(self, name: str) -> Accelerator:
         """The entry called `name`. Raises ValueError with the nearest names."""
-        if found := self._by_key.get(name.lower()):
+        if found := self._by_key.get(_key(name)):
             return found
-        near = get_close_matches(name.lower(), self._by_key, n=3, cutoff=0.5)
+        near = get_close_matches(_key(name), self._by_key, n=3, cutoff=0.5)
         remedy = (
             f"did you mean {' or '.join(dict.fromkeys(self._by_key[key].name for key in near))}?"
             if near

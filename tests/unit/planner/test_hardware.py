@@ -34,6 +34,7 @@ def test_aliases_and_case() -> None:
     catalogue = builtin_catalogue()
     assert catalogue.find("a100").name == "A100-80G"
     assert catalogue.find("NVIDIA-H200") is catalogue.find("h200")
+    assert catalogue.find("NVIDIA H100 80GB HBM3").name == "H100"
     assert catalogue.find("CPU").name == "cpu"
 
 
