@@ -1,0 +1,1 @@
+"""From files to batches: scan, tokenizer, token shards, order of samples, loading."""

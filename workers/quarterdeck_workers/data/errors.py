@@ -1,0 +1,7 @@
+"""What is wrong with data: the user's to mend, and blamed so."""
+
+from __future__ import annotations
+
+
+class DataProblem(ValueError):
+    """Data that is missing, changed, empty or of another kind. The message names the remedy."""
