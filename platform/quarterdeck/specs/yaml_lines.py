@@ -141,7 +141,7 @@ class _Reader:
 
     def _key(self, node: Node, location: Location) -> str | None:
         if isinstance(node, ScalarNode) and node.tag == f"{_TAG}str":
-            return str(node.value)
+            return self._text(node, location)
         if isinstance(node, ScalarNode) and node.tag == f"{_TAG}merge":
             message = "`<<` is not part of YAML 1.2: write the fields out"
         elif isinstance(node, ScalarNode):
@@ -151,10 +151,19 @@ class _Reader:
         self._problem(node, location, message)
         return None
 
+    def _text(self, node: ScalarNode, location: Location) -> str:
+        """Text; JSON's escaped pairs of surrogates, which YAML does not know, become one."""
+        text = str(node.value)
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self._problem(node, location, "holds half of a character: write all of it")
+            return ""
+
     def _scalar(self, node: ScalarNode, location: Location) -> Any:
         kind = str(node.tag).removeprefix(_TAG)
         if kind in ("str", "timestamp", "value"):
-            return str(node.value)
+            return self._text(node, location)
         if kind == "null":
             return None
         try:
