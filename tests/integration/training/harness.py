@@ -1,0 +1,92 @@
+"""Data and orders for trainings of a tiny model."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quarterdeck.specs.protocol import ResolvedAsset, ResumeFrom, RunOrder
+from quarterdeck_workers.data.shards import Index, Shard
+from quarterdeck_workers.data.tokenizer import save_tokenizer, train_bpe
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+GPT2 = {
+    "model_type": "gpt2", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "max_position_embeddings": 64, "position_embedding": "learned",
+    "norm": "layernorm", "activation": "gelu", "qkv_bias": True, "attention_output_bias": True,
+    "mlp_bias": True, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+class Workshop:
+    """An artifact store with a tokenizer and token shards of a module's source."""
+
+    def __init__(self, folder: Path, domains: tuple[str, ...] = ("code",)) -> None:
+        self.folder = folder
+        self.artifacts = folder / "artifacts"
+        text = Path(argparse.__file__).read_text(encoding="utf-8")
+        tokenizer = train_bpe([text], 384).tokenizer
+        save_tokenizer(tokenizer, self.artifacts / "tokenizer")
+        sha = hashlib.sha256((self.artifacts / "tokenizer/tokenizer.json").read_bytes()).hexdigest()
+        ids = np.array(tokenizer.encode(text).ids, dtype="<u2")
+        for number, name in enumerate(domains):
+            part = np.array_split(ids, len(domains))[number]
+            self._write(self.artifacts / name / "train", part, tokenizer.get_vocab_size(), sha)
+        self.domains = domains
+
+    @staticmethod
+    def _write(folder: Path, ids: Any, vocabulary: int, tokenizer_sha: str) -> None:
+        folder.mkdir(parents=True)
+        (folder / "shard-00000.bin").write_bytes(ids.tobytes())
+        np.save(folder / "shard-00000.documents.npy", np.array([[0, 0], [len(ids), len(ids)]]))
+        sha = hashlib.sha256(ids.tobytes()).hexdigest()
+        shard = Shard("shard-00000.bin", len(ids), len(ids), 1, sha)
+        Index("uint16", vocabulary, 0, tokenizer_sha, (shard,)).save(folder)
+
+    def order(
+        self, name: str, *, architecture: dict[str, Any] = LLAMA, resume: Any = None,
+        epoch: int = 1, checkpoints: dict[str, Any] | None = None, precision: str = "fp32",
+        parallelism: dict[str, Any] | None = None, artifacts: Path | None = None,
+        **training: Any,
+    ) -> RunOrder:  # fmt: skip
+        """An order for a run of job `name`; `training` overrides the recipe."""
+        layout = parallelism or {"data": 1}
+        recipe = {
+            "steps": 12, "sequence_length": 32, "global_batch_size": 16, "learning_rate": 3e-3,
+            "warmup_steps": 4, **training,
+        }  # fmt: skip
+        spec = {
+            "kind": "pretrain", "name": name, "architecture": architecture,
+            "datasets": list(self.domains), "parallelism": layout, "training": recipe,
+            "precision": precision, "checkpoints": checkpoints or {"every": 1000},
+        }  # fmt: skip
+        root = artifacts or self.artifacts
+        tokenizer = {
+            "name": "bpe", "version": 1, "uri": (self.artifacts / "tokenizer").as_uri(),
+        }  # fmt: skip
+        return RunOrder(
+            run_id=f"run-{name}-{epoch}", epoch=epoch, owner_type="job", owner_id=f"job-{name}",
+            owner_name=name, kind="pretrain", spec=json.loads(json.dumps(spec)), cluster="local",
+            placements=[],
+            inputs={
+                "datasets": [
+                    ResolvedAsset(
+                        kind="dataset", name=domain, version=1, digest="",
+                        uri=(self.artifacts / domain).as_uri(), metadata={"tokenizer": tokenizer},
+                    )
+                    for domain in self.domains
+                ]
+            },
+            resume=ResumeFrom(
+                checkpoint_id="ckpt-test", step=resume["step"], uri=resume["uri"], manifest=resume
+            ) if resume else None,
+            artifacts_uri=root.as_uri(), api_url="", run_key="",
+        )  # fmt: skip

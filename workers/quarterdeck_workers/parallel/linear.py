@@ -1,0 +1,95 @@
+"""Linear layers split over the tensor group (Shoeybi et al. 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quarterdeck_workers.parallel.collectives import leave
+from quarterdeck_workers.parallel.groups import TensorGroup
+from quarterdeck_workers.parallel.sharding import Shard, mark
+
+
+def _part(
+    like: nn.Parameter, full_shape: tuple[int, ...], dimension: int | None, group: TensorGroup
+) -> nn.Parameter:
+    shard = Shard(full_shape, dimension, group.index if dimension is not None else 0,
+                  group.size if dimension is not None else 1)  # fmt: skip
+    empty = torch.empty(shard.shape, dtype=like.dtype, device=like.device)
+    return mark(nn.Parameter(empty, requires_grad=like.requires_grad), shard)
+
+
+def check_divisible(size: int, group: TensorGroup, what: str) -> None:
+    """Raises ValueError, naming the remedy, when the group cannot split `size` evenly."""
+    if size % group.size:
+        raise ValueError(
+            f"tensor: {group.size} does not divide {what} {size}: choose a divisor of {size}"
+        )
+
+
+class ColumnParallelLinear(nn.Module):
+    """y = x·Wᵀ + b with W's rows (output features) split: [.., in] → [.., out / size].
+
+    The input must have passed `collectives.enter`: layers that share an input (query, key and
+    value; gate and up) then pay for one collective instead of three.
+    """
+
+    def __init__(self, linear: nn.Linear, group: TensorGroup) -> None:
+        super().__init__()
+        check_divisible(linear.out_features, group, "output features")
+        self.group = group
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features // group.size
+        self.weight = _part(linear.weight, tuple(linear.weight.shape), 0, group)
+        self.bias = (
+            None if linear.bias is None
+            else _part(linear.bias, tuple(linear.bias.shape), 0, group)
+        )  # fmt: skip
+
+    def forward(self, value: Tensor) -> Tensor:
+        return functional.linear(value, self.weight, self.bias)
+
+
+class RowParallelLinear(nn.Module):
+    """y = x·Wᵀ + b with W's columns (input features) split: [.., in / size] → [.., out]."""
+
+    def __init__(self, linear: nn.Linear, group: TensorGroup) -> None:
+        super().__init__()
+        check_divisible(linear.in_features, group, "input features")
+        self.group = group
+        self.in_features = linear.in_features // group.size
+        self.out_features = linear.out_features
+        self.weight = _part(linear.weight, tuple(linear.weight.shape), 1, group)
+        self.bias = (
+            None if linear.bias is None
+            else _part(linear.bias, tuple(linear.bias.shape), None, group)
+        )  # fmt: skip
+
+    def forward(self, value: Tensor) -> Tensor:
+        total = leave(functional.linear(value, self.weight), self.group)
+        return total if self.bias is None else total + self.bias
+
+
+class VocabParallelEmbedding(nn.Module):
+    """An embedding whose rows (tokens) are split; answers the whole hidden vector everywhere."""
+
+    def __init__(self, embedding: nn.Embedding, group: TensorGroup) -> None:
+        super().__init__()
+        check_divisible(embedding.num_embeddings, group, "vocab_size")
+        self.group = group
+        self.num_embeddings = embedding.num_embeddings
+        self.embedding_dim = embedding.embedding_dim
+        self.weight = _part(embedding.weight, tuple(embedding.weight.shape), 0, group)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows = self.weight.shape[0]
+        local = tokens - self.group.index * rows
+        outside = (local < 0) | (local >= rows)
+        found = functional.embedding(local.masked_fill(outside, 0), self.weight)
+        return leave_whole(found.masked_fill(outside.unsqueeze(-1), 0.0), self.group)
+
+
+def leave_whole(value: Tensor, group: TensorGroup) -> Tensor:
+    """Add partial results, answering the whole sequence even under sequence parallelism."""
+    return leave(value, TensorGroup(group.size, group.index, group.group))

@@ -1,0 +1,28 @@
+"""What ends a training, with who is to blame and what to do."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+
+class TrainingError(Exception):
+    """A training cannot go on. `blame` names the cause in the failure report."""
+
+    blame: Literal["user_code", "data", "memory", "disk", "unknown"] = "user_code"
+
+
+class Diverged(TrainingError):
+    """Loss or gradients are no longer finite: the recipe, not the machine, is the cause."""
+
+    def __init__(self, step: int, what: str, learning_rate: float, last_saved: int | None) -> None:
+        saved = f"step {last_saved} is saved" if last_saved else "nothing was saved yet"
+        super().__init__(
+            f"{what} at step {step} (learning rate {learning_rate:.3g}): lower "
+            f"training.learning_rate, lengthen training.warmup_steps or clip harder; {saved}"
+        )
+
+
+class WrongData(TrainingError):
+    """The datasets cannot feed this training."""
+
+    blame = "data"
