@@ -46,9 +46,14 @@ def connect(project: str | None = None) -> Iterator[Client]:
 
 def explain(error: QuarterdeckError) -> str:
     """An error with each wrong field on a line of its own."""
-    lines = [str(error)]
-    if error.problem is not None:
-        for wrong in error.problem.errors:
-            place = f"{wrong.path} (line {wrong.line})" if wrong.line else wrong.path
-            lines.append(f"  {place}: {wrong.message}")
-    return "\n".join(lines)
+    said = str(error)
+    if error.problem is None:
+        return said
+    lines = []
+    for wrong in error.problem.errors:
+        place = f"{wrong.path} (line {wrong.line})" if wrong.line else wrong.path
+        lines.append(f"{place}: {wrong.message}")
+    # The detail often is the fields' own messages in one line.
+    if lines and all(wrong.message in said for wrong in error.problem.errors):
+        said = f"{error.problem.title}:" if len(lines) > 1 else lines.pop()
+    return "\n  ".join([said, *lines])

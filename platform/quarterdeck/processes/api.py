@@ -9,9 +9,13 @@ from quarterdeck.client.config import read_key
 from quarterdeck.processes.home import Home, prepare
 from quarterdeck.processes.settings import Settings
 from quarterdeck.store import migrate
+from quarterdeck.store.access_queries import add_project, project_exists
+from quarterdeck.store.failures import Duplicate
 from quarterdeck.store.key_queries import add_key, find_key
 from quarterdeck.store.sessions import Database
 
+ACTOR = "processes/api"
+DEFAULT_PROJECT = "default"
 SHOWN_PREFIX = 11
 SHUTDOWN_SECONDS = 5
 
@@ -26,7 +30,7 @@ def run_api(settings: Settings, host: str, port: int, public_url: str | None = N
     prepare(settings.home)
     migrate.upgrade(settings.database_url)
     database = Database.open(settings.database_url)
-    register_keys(database, settings.home)
+    seed(database, settings.home)
     app = create_app(
         ApiSettings(
             database=database,
@@ -42,16 +46,24 @@ def run_api(settings: Settings, host: str, port: int, public_url: str | None = N
     )  # fmt: skip
 
 
-def register_keys(database: Database, home: Home) -> None:
-    """Make the keys in the home's files known to the database, once each."""
-    for name, access, file in (
-        ("home", "admin", home.admin_key),
-        ("home-agent", "agent", home.agent_key),
-    ):
-        text = read_key(file)
-        with database.write() as session:
+def seed(database: Database, home: Home) -> None:
+    """Make the default project, and the keys in the home's files, known to the database; what is
+    there stays. Another api process may do the same at the same moment."""
+    try:
+        _seed(database, home)
+    except Duplicate:
+        _seed(database, home)
+
+
+def _seed(database: Database, home: Home) -> None:
+    keys = (("home", "admin", home.admin_key), ("home-agent", "agent", home.agent_key))
+    with database.write() as session:
+        if not project_exists(session, DEFAULT_PROJECT):
+            add_project(session, DEFAULT_PROJECT, actor=ACTOR)
+        for name, access, file in keys:
+            text = read_key(file)
             if find_key(session, digest(text)) is None:
                 add_key(
                     session, name=name, access=access, sha256=digest(text),
-                    prefix=text[:SHOWN_PREFIX], actor="processes/api",
+                    prefix=text[:SHOWN_PREFIX], actor=ACTOR,
                 )  # fmt: skip
