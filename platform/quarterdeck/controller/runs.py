@@ -65,7 +65,7 @@ class Runs:
             if decision.empty and not catching_up:
                 return False
             with self._database.write() as session:
-                run = run_as_read(session, item.run, lease_id)
+                run = run_as_read(session, item.run, lease_id, unless_heard=decision.unless_heard)
                 if not decision.empty:
                     apply_run(session, run, decision, lease_id)
                 if item.job is not None:

@@ -140,12 +140,21 @@ def _overdue(run: RunRow, age: Any) -> bool:
     return bool(seconds > float(limit))
 
 
-def run_as_read(session: Session, seen: RunRow, lease_id: str) -> RunRow:
-    """The run again, in this session; raises StaleRow unless it is ours and as it was read."""
+def run_as_read(
+    session: Session, seen: RunRow, lease_id: str, *, unless_heard: bool = False
+) -> RunRow:
+    """The run again, in this session; raises StaleRow unless it is ours and as it was read, with
+    `unless_heard` also when it was claimed or a beat came since."""
     current = session.get(RunRow, seen.id)
+    if unless_heard and current is not None and _voice(current) != _voice(seen):
+        raise StaleRow(f"run {seen.id} was heard again")
     if current is None or current.version != seen.version or current.lease_id != lease_id:
         raise StaleRow(f"run {seen.id} changed since version {seen.version}")
     return current
+
+
+def _voice(run: RunRow) -> tuple[object, ...]:
+    return (run.claimed_by, run.beat_seq, run.last_beat_at, run.sighted)
 
 
 def apply_run(session: Session, run: RunRow, decision: RunDecision, lease_id: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import func, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.job import JOB, JobEvent
@@ -96,7 +96,8 @@ def move_run(
     extra = []
     if unless_heard:
         extra.append(RunRow.beat_seq == run.beat_seq)
-        extra.append(func.coalesce(RunRow.claimed_by, "") == (run.claimed_by or ""))
+        extra.append(RunRow.claimed_by.is_not_distinct_from(run.claimed_by))
+        extra.append(RunRow.last_beat_at.is_not_distinct_from(run.last_beat_at))
     swap(session, run, changes, lease_id=lease_id, extra=extra)
     if step.after in ENDED:
         session.execute(

@@ -1,0 +1,98 @@
+"""Several controllers at once: no run is made twice, nothing is given out twice."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+from sqlalchemy import select
+
+from quarterdeck.controller.loop import Controller
+from quarterdeck.store.tables import JobRow, RunRow
+
+
+def together(count: int, work: Any) -> list[BaseException]:
+    barrier, errors = threading.Barrier(count), []
+
+    def body(index: int) -> None:
+        try:
+            barrier.wait(timeout=30)
+            work(index)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=body, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert not any(thread.is_alive() for thread in threads)
+    return errors
+
+
+def test_three_controllers_create_each_run_once(platform: Any, make: Any) -> None:
+    platform.agent.nodes = {f"n{i}": 4 for i in range(4)}
+    platform.agent.beat()
+    jobs = [platform.submit(make["command"](f"j{i}")) for i in range(24)]
+    controllers = [Controller(platform.database) for _ in range(3)]
+
+    def work(index: int) -> None:
+        for _ in range(6):
+            controllers[index].tick()
+
+    assert together(3, work) == []
+    with platform.database.read() as session:
+        runs = session.scalars(select(RunRow)).all()
+        placed = session.scalars(select(JobRow).where(JobRow.phase == "starting")).all()
+    assert Counter(run.owner_id for run in runs).most_common(1)[0][1] == 1
+    assert len(runs) == len(placed) == 16
+    assert {run.epoch for run in runs} == {1}
+    used = Counter(place["node_id"] for run in runs for place in run.placements)
+    assert set(used.values()) == {4}, "no machine holds more than it has"
+    first = set(jobs[:16])
+    assert {run.owner_id for run in runs} == first, "in the order of submission"
+
+
+def test_two_plans_of_the_same_moment_create_one_run(platform: Any, make: Any) -> None:
+    """The compare-and-swap alone, without leases to hide its absence."""
+    job_id = platform.submit(make["command"]("one"))
+    first, second = Controller(platform.database).admission, Controller(platform.database).admission
+    seen: list[tuple[Any, Any, str]] = []
+
+    def hold(*args: Any) -> int:
+        seen.append(args)
+        return 0
+
+    first._start_job = hold
+    first.tick()
+    job, assignment, _ = seen[0]
+    with platform.database.write() as session:
+        session.get_one(JobRow, job_id).lease_id = "both"
+    assert second._start_job(job, assignment, "both") == 1
+    assert second._start_job(job, assignment, "both") == 0
+    assert len(platform.runs(job_id)) == 1
+
+
+def test_a_run_is_claimed_once_by_many_agents(platform: Any, make: Any) -> None:
+    job_id = platform.submit(make["command"]("one"))
+    platform.controller.tick()
+    run = platform.run_of(job_id)
+    errors = together(6, lambda index: platform.agent.claim(run.id, 1))
+    assert [type(error).__name__ for error in errors] == ["AlreadyClaimed"] * 5
+
+
+def test_a_lease_is_held_by_one(platform: Any, make: Any) -> None:
+    from quarterdeck.store.admission import claim_jobs
+
+    for index in range(30):
+        platform.submit(make["command"](f"j{index}"))
+    taken: dict[int, list[str]] = {}
+
+    def take(index: int) -> None:
+        with platform.database.write() as session:
+            taken[index] = claim_jobs(session, f"lease-{index}", limit=10)
+
+    assert together(4, take) == []
+    ids = [job_id for mine in taken.values() for job_id in mine]
+    assert len(ids) == len(set(ids)) == 30
