@@ -197,7 +197,8 @@ def test_a_client_that_leaves_cancels_its_sequences(
 ) -> None:
     body = {"model": "tiny", "prompt": "the", "max_tokens": 120, "ignore_eos": True, "n": 40}
     with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: dropping it would close the stream
+        next(lines)
         assert server.in_flight == 1
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/v1/completions", json=body, timeout=0.05)
@@ -208,7 +209,8 @@ def test_a_client_that_leaves_cancels_its_sequences(
 def test_a_full_queue_answers_429_with_retry_after(http: httpx.Client) -> None:
     body = {"model": "tiny", "prompt": "the", "max_tokens": 120, "ignore_eos": True, "n": 60}
     with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: dropping it would close the stream
+        next(lines)
         answer = http.post("/v1/completions", json=body)
     assert answer.status_code == 429
     assert answer.json()["error"]["code"] == "engine_overloaded"
