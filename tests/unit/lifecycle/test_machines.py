@@ -65,7 +65,7 @@ def test_ends() -> None:
 def test_an_illegal_event_names_itself_and_what_is_allowed() -> None:
     with pytest.raises(IllegalTransition, match=r"job.*'succeeded'.*'restart'.*it has ended"):
         JOB.step("succeeded", JobEvent.RESTART)
-    with pytest.raises(IllegalTransition, match="takes: .*placed"):
+    with pytest.raises(IllegalTransition, match=r"takes: .*placed"):
         JOB.step("queued", JobEvent.STARTED)
 
 
