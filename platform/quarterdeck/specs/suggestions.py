@@ -18,8 +18,8 @@ from quarterdeck.specs.kinds import (
     KINDS,
     AnyJob,
     CommandSpec,
-    DataSpec,
     DatasetSpec,
+    DataSpec,
     EvaluateSpec,
     PretrainSpec,
     ServiceSpec,
@@ -98,9 +98,7 @@ def dotted(location: Iterable[str | int], path: str = "") -> str:
     return path
 
 
-def _message(
-    detail: ErrorDetails, location: list[str | int], model: type[BaseModel] | None
-) -> str:
+def _message(detail: ErrorDetails, location: list[str | int], model: type[BaseModel] | None) -> str:
     if detail["type"] == "extra_forbidden" and location:
         known = list(_fields(model, location[:-1]))
         return f"{location[-1]!r} is not a field here: {did_you_mean(str(location[-1]), known)}"

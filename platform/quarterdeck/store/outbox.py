@@ -93,3 +93,11 @@ def after_cursor(
 
 def _oldest_running() -> ColumnElement[int]:
     return cast(cast(literal_column("pg_snapshot_xmin(pg_current_snapshot())"), Text()), BigInteger)
+
+
+def last_visible(session: Session, transaction_id: Any, row_id: Any) -> int:
+    """The id of the newest row that `after_cursor` would give out, 0 when there is none."""
+    query = select(row_id).order_by(transaction_id.desc(), row_id.desc()).limit(1)
+    if session.get_bind().dialect.name == "postgresql":
+        query = query.where(transaction_id < _oldest_running())
+    return int(session.scalars(query).one_or_none() or 0)

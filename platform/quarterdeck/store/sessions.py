@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from quarterdeck.store.database import READ_ONLY, make_engine
 
+__all__ = ["Database", "Session"]
+
 
 class Database:
     """One engine and its two kinds of transaction.

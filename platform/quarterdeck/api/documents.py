@@ -1,0 +1,135 @@
+"""The documents of one request, read and checked among themselves, before the database is asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quarterdeck.api.needs import MAKERS, Need, needs_of
+from quarterdeck.api.problems import ProblemError
+from quarterdeck.specs.kinds import AnyJob, ServiceSpec
+from quarterdeck.specs.resources import FieldProblem
+from quarterdeck.specs.suggestions import DocumentError, parse_document
+
+MOST_DOCUMENTS = 1000
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed document, where it stood, and its spec as it is stored."""
+
+    parsed: AnyJob | ServiceSpec
+    path: str
+    spec: dict[str, Any]
+    digest: str
+    needs: tuple[Need, ...]
+
+    @property
+    def is_job(self) -> bool:
+        return not isinstance(self.parsed, ServiceSpec)
+
+    @property
+    def subject(self) -> tuple[str, str, str]:
+        """What tells documents apart: `job` or `service`, project and name."""
+        noun = "job" if self.is_job else "service"
+        return noun, self.parsed.project, self.parsed.name
+
+    def problem(self, field: str, message: str) -> FieldProblem:
+        """A wrong field of this document."""
+        return FieldProblem(path=f"{self.path}.{field}" if self.path else field, message=message)
+
+
+def refuse(errors: Sequence[FieldProblem]) -> ProblemError:
+    """The answer to wrong documents."""
+    text = "; ".join(f"{error.path}: {error.message}" for error in errors[:3])
+    more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
+    return ProblemError("invalid_document", text + more, errors=errors)
+
+
+def read_documents(data: Sequence[Any], project: str, root: str = "documents") -> list[Document]:
+    """Parse every document; those that name no project belong to `project`.
+
+    `root` is the path of the list; empty where `data` is one document that is the body itself.
+    Raises ProblemError `invalid_document` naming every wrong field of all documents.
+    """
+    if len(data) > MOST_DOCUMENTS:
+        message = f"{len(data)} documents are more than {MOST_DOCUMENTS}: apply them in parts"
+        raise refuse([FieldProblem(path=root, message=message)])
+    errors: list[FieldProblem] = []
+    found: list[Document] = []
+    for place, item in enumerate(data):
+        path = f"{root}[{place}]" if root else ""
+        try:
+            found.append(_read(item, project, path))
+        except DocumentError as error:
+            errors += error.errors
+    errors += _doubles(found)
+    if errors:
+        raise refuse(errors)
+    return found
+
+
+def _read(item: Any, project: str, path: str) -> Document:
+    if isinstance(item, Mapping) and "project" not in item:
+        item = {**item, "project": project}
+    return document_of(parse_document(item, path), path)
+
+
+def document_of(parsed: AnyJob | ServiceSpec, path: str = "") -> Document:
+    """A document from what was parsed."""
+    spec = parsed.model_dump(mode="json")
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Document(parsed, path, spec, digest, tuple(needs_of(parsed)))
+
+
+def makes(document: Document, need: Need) -> bool:
+    """Whether the document is a job whose output is what `need` asks for."""
+    return need.asset is None or document.parsed.kind in MAKERS[need.asset]
+
+
+def _doubles(documents: Sequence[Document]) -> list[FieldProblem]:
+    first: dict[tuple[str, str, str], Document] = {}
+    errors: list[FieldProblem] = []
+    for document in documents:
+        other = first.setdefault(document.subject, document)
+        if other is not document:
+            noun, _, name = document.subject
+            message = f"{other.path} is {noun}/{name} too: give one another name, or remove it"
+            errors.append(document.problem("name", message))
+    return errors
+
+
+def in_order(documents: Sequence[Document]) -> list[Document]:
+    """The documents with what each needs before it. Raises ProblemError on a circle."""
+    jobs = {document.subject[1:]: document for document in documents if document.is_job}
+    ordered: list[Document] = []
+    state: dict[int, str] = {}
+
+    def visit(document: Document, chain: tuple[str, ...]) -> None:
+        if state.get(id(document)) == "done":
+            return
+        name = f"job/{document.parsed.name}"
+        if state.get(id(document)) == "open":
+            circle = " → ".join((*chain[chain.index(name) :], name))
+            raise refuse([document.problem("name", f"jobs wait for each other: {circle}")])
+        state[id(document)] = "open"
+        for need in document.needs:
+            wanted = need.reference.job or need.reference.name
+            other = jobs.get((document.parsed.project, wanted or ""))
+            if other is None:
+                continue
+            if need.reference.job:
+                visit(other, (*chain, name))
+            elif id(other) not in state and makes(other, need):
+                # Only a wish: where a version exists already, nobody waits for that job.
+                visit(other, (*chain, name))
+        state[id(document)] = "done"
+        ordered.append(document)
+
+    for document in documents:
+        visit(document, ())
+    return ordered

@@ -1,0 +1,222 @@
+"""Whether a training can fit at all, judged by the planner before it is submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quarterdeck.api.documents import Document, refuse
+from quarterdeck.api.problems import ProblemError
+from quarterdeck.planner.hardware import CPU, Accelerator, builtin_catalogue, cpu_slot
+from quarterdeck.planner.plan import Plan, plan_pretrain
+from quarterdeck.specs.kinds import PretrainSpec, TokenizerSpec
+from quarterdeck.specs.resources import FieldProblem
+from quarterdeck.specs.training import Parallelism
+from quarterdeck.store import fleet_queries
+from quarterdeck.store.sessions import Session
+from quarterdeck.store.tables import NodeRow
+
+ARCHITECTURAL = ("heads", "width", "layers", "zero", "batch", "positions", "sequence")
+"""Rules that no hardware can mend."""
+_FIELD_OF_RULE = {
+    "heads": "parallelism.tensor",
+    "width": "parallelism.tensor",
+    "host": "parallelism.tensor",
+    "layers": "parallelism.pipeline",
+    "zero": "parallelism.zero",
+    "sequence": "parallelism.sequence",
+    "batch": "training.global_batch_size",
+    "positions": "training.sequence_length",
+}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A kind of machine that a rank may get."""
+
+    accelerator: Accelerator
+    per_host: int
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The living machines: one entry for each cluster and kind, and each cluster's slots."""
+
+    hardware: Mapping[str, Sequence[Hardware]]
+    slots: Mapping[str, int]
+
+
+def read_fleet(session: Session) -> Fleet:
+    """What is alive now."""
+    hardware: dict[str, list[Hardware]] = {}
+    slots: dict[str, int] = {}
+    for node in fleet_queries.living_nodes(session):
+        slots[node.cluster] = slots.get(node.cluster, 0) + node.slots
+        entry = _hardware(node)
+        known = hardware.setdefault(node.cluster, [])
+        if entry is not None and entry not in known:
+            known.append(entry)
+    return Fleet(hardware, slots)
+
+
+def _hardware(node: NodeRow) -> Hardware | None:
+    if node.slots <= 0:
+        return None
+    if node.accelerator == CPU:
+        if node.memory <= 0 or node.cpus <= 0:
+            return None
+        return Hardware(cpu_slot(node.memory, node.cpus, node.slots), node.slots)
+    try:
+        return Hardware(builtin_catalogue().find(node.accelerator), node.slots)
+    except ValueError:
+        return None  # an accelerator that the catalogue does not know cannot be judged
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the planner makes of a job: its gang, the layout for `parallelism: auto`, and a note
+    for people, often empty."""
+
+    ranks: int | None
+    layout: dict[str, Any] | None = None
+    note: str = ""
+
+
+def choose_hardware(spec: PretrainSpec, fleet: Fleet) -> list[Hardware]:
+    """The machines that the job could get; empty when none is known.
+
+    Raises ValueError when the accelerator is not in the catalogue.
+    """
+    name = spec.resources.accelerator
+    wanted = builtin_catalogue().find(name) if name is not None else None
+    alive = [
+        entry
+        for cluster, entries in fleet.hardware.items()
+        if spec.cluster in (None, cluster)
+        for entry in entries
+        if wanted is None or entry.accelerator.name == wanted.name
+    ]
+    if alive or wanted is None:
+        return alive
+    return [Hardware(wanted, wanted.per_host)]
+
+
+def plan_on(spec: PretrainSpec, hardware: Hardware, vocab_size: int | None) -> Plan:
+    """The planner's answer for this job on these machines. Raises ValueError."""
+    return plan_pretrain(
+        spec.architecture,
+        spec.training,
+        accelerator=hardware.accelerator,
+        parallelism=spec.parallelism,
+        ranks=spec.ranks,
+        ranks_per_host=hardware.per_host,
+        precision=spec.precision,
+        vocab_size=vocab_size,
+    )
+
+
+def best_plan(spec: PretrainSpec, fleet: Fleet, vocab_size: int | None) -> Plan | None:
+    """The plan on the first machines where the job fits, else the last refusal; None when no
+    machine is known. Raises ValueError."""
+    plan: Plan | None = None
+    for hardware in choose_hardware(spec, fleet):
+        plan = plan_on(spec, hardware, vocab_size)
+        if plan.fits:
+            return plan
+    return plan
+
+
+def judge(document: Document, fleet: Fleet, vocab_size: int | None, *, force: bool) -> Judgement:
+    """Refuse a training that cannot be: a layout against the architecture always, too little
+    memory unless `force`. `parallelism: auto` becomes the planner's layout.
+
+    Raises ProblemError `invalid_document` or `does_not_fit`.
+    """
+    spec = document.parsed
+    if not isinstance(spec, PretrainSpec):
+        return Judgement(spec.rank_count, note=_capacity_note(document, spec.rank_count, fleet))
+    try:
+        plan = best_plan(spec, fleet, vocab_size)
+        judged = plan or plan_on(spec, _any_hardware(), vocab_size)
+    except ValueError as error:
+        field = "resources.accelerator" if "catalogue" in str(error) else "parallelism"
+        raise refuse([document.problem(field, str(error))]) from error
+    rule = _broken(spec, judged)
+    if rule is not None and rule[0] in ARCHITECTURAL:
+        raise refuse([document.problem(_FIELD_OF_RULE[rule[0]], rule[1])])
+    if plan is not None and not plan.fits and not force:
+        raise _does_not_fit(document, plan)
+    layout = None
+    if spec.parallelism == "auto":
+        layout = _layout(document, judged)
+    ranks = layout.ranks if layout else spec.rank_count
+    return Judgement(
+        ranks,
+        layout.model_dump(mode="json") if layout else None,
+        _capacity_note(document, ranks, fleet),
+    )
+
+
+def _layout(document: Document, plan: Plan) -> Parallelism:
+    if plan.layout is not None:
+        return plan.layout.parallelism
+    possible = [found.parallelism for found in plan.rejected if found.rule == "memory"]
+    if not possible:
+        message = f"auto finds no layout: {plan.message}. Give the degrees to force one"
+        raise refuse([document.problem("parallelism", message)])
+    return possible[0]
+
+
+def _broken(spec: PretrainSpec, plan: Plan) -> tuple[str, str] | None:
+    """The rule, memory apart, for which there is no layout."""
+    if plan.layout is not None or not plan.rejected:
+        return None
+    if isinstance(spec.parallelism, Parallelism):
+        return plan.rejected[0].rule, plan.rejected[0].reason
+    rules = {rejected.rule for rejected in plan.rejected}
+    if rules <= set(ARCHITECTURAL):
+        return plan.rejected[0].rule, plan.message
+    return None
+
+
+def _does_not_fit(document: Document, plan: Plan) -> ProblemError:
+    remedies = "; ".join(remedy.change for remedy in plan.remedies if remedy.fits)
+    advice = f". Remedies: {remedies}" if remedies else ""
+    return ProblemError(
+        "does_not_fit",
+        f"{document.parsed.name}: {plan.message}{advice}. Force submits it all the same",
+        errors=[FieldProblem(path=document.problem("parallelism", "").path, message=plan.message)],
+    )
+
+
+def _any_hardware() -> Hardware:
+    """Machines without limits of their own, where none is known: only the architecture counts."""
+    largest = builtin_catalogue().find("H200")
+    return Hardware(largest, 1_000_000)
+
+
+def _capacity_note(document: Document, ranks: int | None, fleet: Fleet) -> str:
+    cluster = document.parsed.cluster
+    sizes = [slots for name, slots in fleet.slots.items() if cluster in (None, name)]
+    if not document.is_job or ranks is None:
+        return ""
+    if not sizes:
+        where = f"cluster {cluster!r}" if cluster else "a cluster"
+        return f"waits for {where} to connect"
+    if ranks > max(sizes):
+        return f"waits: needs {ranks} slots, the largest cluster has {max(sizes)}"
+    return ""
+
+
+def vocabulary_of(document: Document, others: Iterable[Document]) -> int | None:
+    """The vocabulary of the tokenizer that the same request trains for this document."""
+    wanted = {
+        need.reference.job or need.reference.name
+        for need in document.needs
+        if need.asset == "tokenizer"
+    }
+    for other in others:
+        if isinstance(other.parsed, TokenizerSpec) and other.parsed.name in wanted:
+            return other.parsed.vocabulary
+    return None

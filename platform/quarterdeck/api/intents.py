@@ -1,0 +1,64 @@
+"""What people may want of a job that exists: cancel, suspend, resume, retry."""
+
+from __future__ import annotations
+
+from quarterdeck.api.auth import Caller
+from quarterdeck.api.documents import document_of, refuse
+from quarterdeck.api.fitting import Judgement
+from quarterdeck.api.problems import ProblemError
+from quarterdeck.api.resolution import Resolver
+from quarterdeck.api.submission import insert_job
+from quarterdeck.specs.kinds import DOCUMENT
+from quarterdeck.store import job_queries
+from quarterdeck.store.job_queries import ENDED
+from quarterdeck.store.sessions import Session
+from quarterdeck.store.tables import JobRow
+
+
+def cancel(session: Session, caller: Caller, row: JobRow) -> None:
+    """Want its end; cancelling a cancelled job changes nothing. Raises `job_ended`."""
+    if row.phase == "cancelled":
+        return
+    _check_live(row, "cancelled")
+    job_queries.wish(session, row, "cancel", actor=caller.actor)
+
+
+def suspend(session: Session, caller: Caller, row: JobRow) -> None:
+    """Want it to checkpoint and free its slots. Raises `job_ended`."""
+    _check_live(row, "suspended")
+    job_queries.wish(session, row, "suspend", actor=caller.actor)
+
+
+def resume(session: Session, caller: Caller, row: JobRow) -> None:
+    """Want it to go on. Raises `job_ended`."""
+    _check_live(row, "resumed")
+    job_queries.wish(session, row, "run", actor=caller.actor)
+
+
+def retry(session: Session, caller: Caller, row: JobRow) -> JobRow:
+    """Submit the same spec again as a new job, whose references are looked up anew.
+
+    Raises `job_not_ended`, or `invalid_document` when a reference is gone.
+    """
+    if row.phase not in ENDED:
+        raise ProblemError(
+            "job_not_ended",
+            f"job/{row.name} is {row.phase}: cancel it, or wait for its end, then retry",
+        )
+    document = document_of(DOCUMENT.validate_python(row.spec))
+    resolved = Resolver(session, {}, {}).resolve(document)
+    if resolved.errors:
+        raise refuse(resolved.errors)
+    same = Judgement(row.ranks, row.layout)
+    return insert_job(session, document, resolved.edges, same, actor=caller.actor, retry_of=row.id)
+
+
+def _check_live(row: JobRow, verb: str) -> None:
+    if row.phase in ENDED:
+        raise ProblemError(
+            "job_ended", f"job/{row.name} has {row.phase} and cannot be {verb}: retry it instead"
+        )
+    if row.desired == "cancel" and verb != "cancelled":
+        raise ProblemError(
+            "job_ended", f"job/{row.name} is being cancelled and cannot be {verb}: retry it then"
+        )

@@ -1,0 +1,55 @@
+"""What a document needs to exist: datasets, tokenizers, models, other jobs, secrets. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from quarterdeck.specs.kinds import (
+    AnyJob,
+    DataSpec,
+    EvaluateSpec,
+    PretrainSpec,
+    ServiceSpec,
+    TokenizerSpec,
+)
+from quarterdeck.specs.references import Reference, parse_reference
+
+Asset = Literal["model", "dataset", "tokenizer"]
+MAKERS: dict[Asset, tuple[str, ...]] = {
+    "dataset": ("dataset", "data"),
+    "tokenizer": ("tokenizer",),
+    "model": ("pretrain",),
+}
+"""Kinds of job whose output is such an asset."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One reference of a document. `asset` None: only the success of a job is needed."""
+
+    field: str
+    path: str
+    reference: Reference
+    asset: Asset | None
+
+
+def needs_of(document: AnyJob | ServiceSpec) -> Iterator[Need]:
+    """Every reference, in the order of the fields."""
+    if isinstance(document, TokenizerSpec):
+        yield _need("dataset", "dataset", document.dataset, "dataset")
+    if isinstance(document, (DataSpec, PretrainSpec)) and document.tokenizer is not None:
+        yield _need("tokenizer", "tokenizer", document.tokenizer, "tokenizer")
+    if isinstance(document, (EvaluateSpec, ServiceSpec)):
+        yield _need("model", "model", document.model, "model")
+    if isinstance(document, (DataSpec, PretrainSpec, EvaluateSpec)):
+        for place, dataset in enumerate(document.datasets):
+            yield _need("datasets", f"datasets[{place}]", dataset.name, "dataset")
+    if not isinstance(document, ServiceSpec):
+        for place, text in enumerate(document.after):
+            yield _need("after", f"after[{place}]", text, None)
+
+
+def _need(field: str, path: str, text: str, asset: Asset | None) -> Need:
+    return Need(field, path, parse_reference(text), asset)

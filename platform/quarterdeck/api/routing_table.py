@@ -1,0 +1,56 @@
+"""The snapshot that gateways run on."""
+
+from __future__ import annotations
+
+import hashlib
+
+from quarterdeck.specs.resources import EngineEndpoint, GatewaySnapshot, KeyDigest, ServiceRoute
+from quarterdeck.store.gateway_queries import Routed, routed_services
+from quarterdeck.store.key_queries import usable_keys
+from quarterdeck.store.sessions import Session
+from quarterdeck.store.tables import KeyRow, RunRow
+
+_LEAVING = ("draining", "stopping")
+
+
+def snapshot(session: Session) -> GatewaySnapshot:
+    """Services with their endpoints and every valid key; `version` is a digest of the content."""
+    found = GatewaySnapshot(
+        version="",
+        services=_routes(routed_services(session)),
+        keys=[_key(row) for row in usable_keys(session)],
+    )
+    digest = hashlib.sha256(found.model_dump_json().encode()).hexdigest()
+    return found.model_copy(update={"version": digest[:32]})
+
+
+def _routes(services: list[Routed]) -> list[ServiceRoute]:
+    """One route for each name: a service that is being removed shares it with its successor."""
+    routes: dict[tuple[str, str], ServiceRoute] = {}
+    for routed in services:
+        service = routed.service
+        removed = service.desired == "stop"
+        endpoints = [_endpoint(run, removed) for run in routed.replicas]
+        known = routes.get((service.project, service.name))
+        routes[(service.project, service.name)] = ServiceRoute(
+            name=service.name,
+            project=service.project,
+            model_version=service.model_version,
+            endpoints=[*(known.endpoints if known else ()), *endpoints],
+        )
+    return list(routes.values())
+
+
+def _endpoint(run: RunRow, removed: bool) -> EngineEndpoint:
+    endpoint = run.endpoint or {}
+    draining = removed or run.phase in _LEAVING or run.order != "continue"
+    ready = run.phase == "ready" and bool(endpoint.get("probed")) and not draining
+    return EngineEndpoint(
+        run_id=run.id, url=endpoint.get("url", ""), ready=ready, draining=draining
+    )
+
+
+def _key(row: KeyRow) -> KeyDigest:
+    return KeyDigest.model_validate(
+        {"sha256": row.sha256, "name": row.name, "project": row.project, "access": row.access}
+    )

@@ -1,0 +1,158 @@
+"""From rows of the store to what the api answers with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from quarterdeck.specs import resources as r
+from quarterdeck.specs.base import Message
+from quarterdeck.store.asset_queries import Lineage
+from quarterdeck.store.fleet_queries import Capacity
+from quarterdeck.store.job_queries import JobSums
+from quarterdeck.store.record_queries import Line
+from quarterdeck.store.tables import (
+    AssetVersionRow,
+    CheckpointRow,
+    ClusterRow,
+    EventRow,
+    JobRow,
+    KeyRow,
+    NodeRow,
+    RunRow,
+    SecretRow,
+    ServiceRow,
+    StepMetricsRow,
+)
+
+
+def job_view(row: JobRow, sums: JobSums) -> r.Job:
+    """A job with what other tables know of it."""
+    held = sums.held_seconds
+    return r.Job.model_validate(
+        {
+            **_columns(row, r.Job),
+            "progress": {
+                "step": row.step,
+                "steps_total": row.steps_total,
+                "eta_seconds": row.eta_seconds,
+                "loss": _finite(row.loss),
+                "tokens_per_second": _finite(row.tokens_per_second),
+                "goodput": min(1.0, sums.productive_seconds / held) if held else None,
+            },
+            "attempts": sums.attempts,
+            "outputs": list(sums.outputs),
+        }
+    )
+
+
+def run_view(row: RunRow) -> r.Run:
+    """A run as people see it."""
+    return r.Run.model_validate(
+        {**_columns(row, r.Run), "message": row.message or row.reported_message}
+    )
+
+
+def service_view(row: ServiceRow, replicas: Sequence[RunRow]) -> r.Service:
+    """A service with its replicas."""
+    return r.Service.model_validate(
+        {
+            **_columns(row, r.Service),
+            "model": row.spec["model"],
+            "replicas": [_replica(run) for run in replicas],
+        }
+    )
+
+
+def _replica(run: RunRow) -> r.Replica:
+    endpoint = run.endpoint or {}
+    return r.Replica(
+        run_id=run.id,
+        epoch=run.epoch,
+        revision=run.revision or 1,
+        phase=run.phase,
+        reason=run.reason,
+        message=run.message or run.reported_message,
+        url=endpoint.get("url"),
+        node_id=run.placements[0]["node_id"] if run.placements else None,
+        created_at=run.created_at,
+    )
+
+
+def event_view(row: EventRow) -> r.Event:
+    return r.Event.model_validate(_columns(row, r.Event))
+
+
+def line_view(line: Line) -> r.LogLine:
+    return r.LogLine(
+        cursor=line.cursor, rank=line.rank, epoch=line.epoch, at=line.at, line=line.text
+    )
+
+
+def metrics_view(row: StepMetricsRow, keys: Sequence[str] | None) -> r.MetricPoint:
+    """One step's metrics, of which `keys` are wanted (None: all). JSON has no number for NaN and
+    infinity: such values are left out."""
+    values = {
+        key: value
+        for key, value in row.values.items()
+        if (keys is None or key in keys) and math.isfinite(float(value))
+    }
+    return r.MetricPoint.model_validate(
+        {"step": row.step, "epoch": row.epoch, "at": row.at, "values": values}
+    )
+
+
+def checkpoint_view(row: CheckpointRow) -> r.Checkpoint:
+    manifest = {**row.manifest, "loss": _finite(row.loss)}
+    columns = _columns(row, r.Checkpoint)
+    return r.Checkpoint.model_validate({**columns, "loss": _finite(row.loss), "manifest": manifest})
+
+
+def asset_view(row: AssetVersionRow, lineage: Lineage) -> r.AssetVersion:
+    return r.AssetVersion.model_validate(
+        {
+            **_columns(row, r.AssetVersion),
+            "metadata": row.details,
+            "aliases": list(lineage.aliases),
+            "inputs": list(lineage.inputs),
+        }
+    )
+
+
+def cluster_view(row: ClusterRow, capacity: Capacity) -> r.Cluster:
+    return r.Cluster.model_validate(
+        {
+            **_columns(row, r.Cluster),
+            "slots": capacity.slots,
+            "slots_free": capacity.free if row.phase == "connected" else 0,
+            "nodes": capacity.nodes,
+        }
+    )
+
+
+def node_view(row: NodeRow, held: int) -> r.Node:
+    """A node on which runs hold `held` slots."""
+    open_ = row.phase == "alive" and not row.cordoned and not row.quarantined
+    free = max(0, row.slots - held) if open_ else 0
+    return r.Node.model_validate({**_columns(row, r.Node), "slots_free": free})
+
+
+def key_view(row: KeyRow) -> r.Key:
+    return r.Key.model_validate(_columns(row, r.Key))
+
+
+def secret_view(row: SecretRow) -> r.SecretInfo:
+    return r.SecretInfo.model_validate(_columns(row, r.SecretInfo))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _columns(row: object, view: type[Message]) -> dict[str, object]:
+    """The fields of `view` that the row has columns for."""
+    return {
+        name: getattr(row, name)
+        for name in view.model_fields
+        if name != "metadata" and hasattr(row, name)
+    }

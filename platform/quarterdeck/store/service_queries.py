@@ -1,0 +1,169 @@
+"""Services: found, listed, created, revised, scaled, removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.store.columns import database_now
+from quarterdeck.store.errors import NotFound
+from quarterdeck.store.ids import new_id, next_ordinal
+from quarterdeck.store.outbox import append_event
+from quarterdeck.store.paging import fetch_page
+from quarterdeck.store.tables import RevisionRow, RunRow, ServiceRow
+
+
+def get_service(session: Session, identity: str, project: str, *, lock: bool = False) -> ServiceRow:
+    """The service with this id, else the newest called so in `project`. Raises NotFound."""
+    by_id = select(ServiceRow).where(ServiceRow.id == identity)
+    by_name = (
+        select(ServiceRow)
+        .where(ServiceRow.project == project, ServiceRow.name == identity)
+        .order_by(ServiceRow.ordinal.desc(), ServiceRow.id.desc())
+        .limit(1)
+    )
+    for query in (by_id, by_name):
+        found = session.scalars(query.with_for_update() if lock else query).one_or_none()
+        if found is not None:
+            return found
+    raise NotFound("service", identity)
+
+
+def live_services(session: Session, project: str) -> Mapping[str, ServiceRow]:
+    """Services of the project that are not being removed, by name."""
+    query = select(ServiceRow).where(
+        ServiceRow.project == project, ServiceRow.phase != "stopped", ServiceRow.desired == "run"
+    )
+    return {row.name: row for row in session.scalars(query.order_by(ServiceRow.ordinal))}
+
+
+def list_services(
+    session: Session, project: str | None, *, cursor: str | None, limit: int
+) -> tuple[list[ServiceRow], str | None]:
+    """Services that are not stopped, newest first."""
+    query = select(ServiceRow).where(ServiceRow.phase != "stopped")
+    if project is not None:
+        query = query.where(ServiceRow.project == project)
+    keys = (ServiceRow.ordinal, ServiceRow.id)
+    return fetch_page(session, query, keys, descending=True, cursor=cursor, limit=limit)
+
+
+def replicas_of(session: Session, service_ids: Sequence[str]) -> Mapping[str, list[RunRow]]:
+    """The runs of each service that have not ended, oldest first."""
+    found: dict[str, list[RunRow]] = {identity: [] for identity in service_ids}
+    query = select(RunRow).where(
+        RunRow.owner_id.in_(service_ids),
+        RunRow.owner_type == "service",
+        RunRow.phase.not_in(sorted(ENDED)),
+    )
+    for run in session.scalars(query.order_by(RunRow.epoch)):
+        found[run.owner_id].append(run)
+    return found
+
+
+def list_revisions(
+    session: Session, service_id: str, *, cursor: str | None, limit: int
+) -> tuple[list[RevisionRow], str | None]:
+    """Revisions of one service, newest first."""
+    query = select(RevisionRow).where(RevisionRow.service_id == service_id)
+    keys = (RevisionRow.revision,)
+    return fetch_page(session, query, keys, descending=True, cursor=cursor, limit=limit)
+
+
+def count_by_phase(session: Session) -> Mapping[str, int]:
+    """How many services are in each phase that is not final."""
+    query = (
+        select(ServiceRow.phase, func.count())
+        .where(ServiceRow.phase != "stopped")
+        .group_by(ServiceRow.phase)
+    )
+    return {row.phase: row[1] for row in session.execute(query)}
+
+
+def add_service(
+    session: Session,
+    *,
+    name: str,
+    project: str,
+    spec: dict[str, Any],
+    replicas: int,
+    priority: int,
+    actor: str,
+) -> ServiceRow:
+    """Insert a service with its first revision and the event of its creation."""
+    row = ServiceRow(
+        id=new_id("svc"), name=name, project=project, spec=spec, desired_replicas=replicas,
+        priority=priority, ordinal=next_ordinal(), message="created, not looked at yet",
+    )  # fmt: skip
+    session.add(row)
+    session.flush()
+    session.add(RevisionRow(service_id=row.id, revision=1, spec=spec))
+    session.flush()
+    _tell(session, row, "service.created", f"service {name} created", actor)
+    return row
+
+
+def revise_service(
+    session: Session,
+    row: ServiceRow,
+    *,
+    spec: dict[str, Any],
+    replicas: int,
+    priority: int,
+    actor: str,
+) -> None:
+    """Write another spec as a new revision. The caller holds the row's lock."""
+    row.revision += 1
+    row.version += 1
+    row.spec = spec
+    row.desired_replicas = replicas
+    row.priority = priority
+    row.due_at = database_now()
+    session.add(RevisionRow(service_id=row.id, revision=row.revision, spec=spec))
+    _tell(session, row, "service.revised", f"revision {row.revision}", actor)
+    _settle(session, row)
+
+
+def scale_service(session: Session, row: ServiceRow, replicas: int, *, actor: str) -> None:
+    """Wish for another number of replicas. The caller holds the row's lock."""
+    if row.desired_replicas == replicas:
+        return
+    message = f"replicas {row.desired_replicas} → {replicas}"
+    row.desired_replicas = replicas
+    row.version += 1
+    row.due_at = database_now()
+    _tell(session, row, "service.scaled", message, actor)
+    _settle(session, row)
+
+
+def remove_service(session: Session, row: ServiceRow, *, actor: str) -> None:
+    """Wish for its end: controllers drain and stop the replicas. Repeating changes nothing."""
+    if row.desired == "stop":
+        return
+    row.desired = "stop"
+    row.version += 1
+    row.due_at = database_now()
+    _tell(session, row, "service.removed", f"service {row.name} is to be removed", actor)
+    _settle(session, row)
+
+
+def _settle(session: Session, row: ServiceRow) -> None:
+    session.flush()
+    session.refresh(row)
+
+
+def _tell(session: Session, row: ServiceRow, type: str, message: str, actor: str) -> None:
+    append_event(
+        session,
+        type=type,
+        subject=f"service/{row.name}",
+        subject_id=row.id,
+        project=row.project,
+        message=message,
+        actor=actor,
+        data={"revision": row.revision, "desired_replicas": row.desired_replicas},
+    )
