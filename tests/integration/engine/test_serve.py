@@ -9,8 +9,9 @@ from types import ModuleType
 import httpx
 import pytest
 
+from quarterdeck.artifacts.store import ArtifactStore
 from quarterdeck_workers.engine.loading import load
-from quarterdeck_workers.engine.serve import EngineArguments
+from quarterdeck_workers.engine.serve import EngineArguments, local_folder
 
 
 def test_a_replica_reports_serves_drains_and_ends(
@@ -82,3 +83,13 @@ def test_a_context_longer_than_the_model_is_refused(model_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"129.*128"):
         EngineArguments(max_model_len=129).limits(loaded)
     assert EngineArguments(max_model_len=64).limits(loaded).max_model_len == 64
+
+
+def test_a_model_of_a_remote_store_is_copied_to_the_node(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    store = ArtifactStore("memory://models/tiny")
+    store.put_folder(model_folder)
+    folder = local_folder("memory://models/tiny", {}, tmp_path)
+    assert folder.is_relative_to(tmp_path)
+    assert load(folder, device="cpu").context_length == 128

@@ -179,7 +179,7 @@ def main(context: RankContext) -> None:
     server.start()
     try:
         context.phase(f"loading {models[0].name}@{models[0].version}")
-        folder = _folder(models[0].uri, order.artifacts_options, context.workdir)
+        folder = local_folder(models[0].uri, order.artifacts_options, context.workdir)
         server.load(folder)
         context.heartbeat()
         context.phase("probing")
@@ -235,7 +235,7 @@ def _address(master: str) -> str:
             return str(probe.getsockname()[0])
 
 
-def _folder(uri: str, options: dict[str, object], workdir: Path) -> Path:
+def local_folder(uri: str, options: dict[str, object], workdir: Path) -> Path:
     """The model's files as a local folder: as they are on a local file system, else a copy."""
     store = ArtifactStore(uri, options)
     if store.root is not None:
