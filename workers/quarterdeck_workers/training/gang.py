@@ -121,9 +121,7 @@ def run_gang(
 
 def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["deepspeed", "transformers", "quarterdeck_workers.training.pretrain"]
-    )
+    context.set_forkserver_preload(["quarterdeck_workers.training.preload"])
     return context
 
 

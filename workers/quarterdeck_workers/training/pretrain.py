@@ -25,7 +25,6 @@ def main(context: RankContext) -> None:
     inputs = open_inputs(context, spec)
     session = open_session(context, spec, inputs)
     # What lives until the end would be walked by every collection in every step.
-    gc.collect()
     gc.freeze()
     try:
         manifest = train(session)

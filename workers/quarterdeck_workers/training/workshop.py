@@ -1,4 +1,7 @@
-"""Data and orders for trainings of a tiny model."""
+"""Small trainings without the platform: data from a module's source, and orders for a gang.
+
+For tests and measurements, together with `gang`.
+"""
 
 from __future__ import annotations
 
