@@ -43,7 +43,7 @@ class CacheBatch:
             self._cache = cache
         else:
             width = max(self.columns, len(prompt))
-            for mine, new in zip(self._cache.layers, cache.layers, strict=True):
+            for mine, new in zip(_layers(self._cache), _layers(cache), strict=True):
                 mine.keys = torch.cat([_widened(mine.keys, width), _widened(new.keys, width)])
                 mine.values = torch.cat([_widened(mine.values, width), _widened(new.values, width)])
         self.lengths.append(len(prompt))
@@ -75,10 +75,15 @@ class CacheBatch:
             return
         self.lengths = [self.lengths[row] for row in rows]
         columns = self.columns
-        for layer in self._cache.layers:
+        for layer in _layers(self._cache):
             index = torch.tensor(rows, dtype=torch.long, device=layer.keys.device)
             layer.keys = layer.keys.index_select(0, index)[:, :, -columns:].contiguous()
             layer.values = layer.values.index_select(0, index)[:, :, -columns:].contiguous()
+
+
+def _layers(cache: DynamicCache) -> list[Any]:
+    # Models with other kinds of layers are refused when they are loaded.
+    return list(cache.layers)
 
 
 def _widened(tensor: torch.Tensor, columns: int) -> torch.Tensor:

@@ -264,13 +264,14 @@ class BuiltinEngine:
             [sequence.counts for sequence in sequences],
         )
         now = time.monotonic()
-        finished: list[_Sequence] = []
-        for row, (sequence, token) in enumerate(zip(list(sequences), chosen, strict=True)):
-            event = self._event(sequence, token, logits[row], now)
-            if event.finish_reason is not None:
-                finished.append(sequence)
+        taken = [
+            (sequence, self._event(sequence, token, logits[row], now))
+            for row, (sequence, token) in enumerate(zip(list(sequences), chosen, strict=True))
+        ]
+        # Places are free before anybody hears of an end: who waits for it sees no old load.
+        self._release([sequence for sequence, event in taken if event.finish_reason])
+        for sequence, event in taken:
             _emit(sequence, event)
-        self._release(finished)
 
     def _event(
         self, sequence: _Sequence, token: int | None, logits: torch.Tensor, now: float

@@ -89,7 +89,7 @@ def load(folder: Path, *, device: str | None = None, dtype: str = "auto") -> Loa
             f"model_type {config.model_type!r} has layers of type {sorted(foreign)}; the builtin "
             f"engine batches {sorted(_LAYERS_WITH_PLAIN_CACHE)} only: choose another engine"
         )
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=precision, local_files_only=True
     )
     model.to(chosen).eval().requires_grad_(False)
