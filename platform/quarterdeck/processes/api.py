@@ -17,7 +17,8 @@ from quarterdeck.store.sessions import Database
 ACTOR = "processes/api"
 DEFAULT_PROJECT = "default"
 SHOWN_PREFIX = 11
-SHUTDOWN_SECONDS = 5
+SHUTDOWN_SECONDS = 2
+"""For requests under way; long polls and streams are repeated by their callers."""
 
 
 def run_api(settings: Settings, host: str, port: int, public_url: str | None = None) -> None:

@@ -15,6 +15,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 STABLE_AFTER = 60.0
 """Seconds of life after which earlier failures are forgotten."""
 MOST_FAILURES = 8
+MOST_FAILURES_AT_START = 2
+"""While nobody relies on it yet, a child that cannot start should be said soon."""
 
 
 class ChildFailed(Exception):
@@ -55,10 +57,10 @@ class Child:
             return None
         return alive(self.recorded)
 
-    def watch(self, now: float) -> str | None:
+    def watch(self, now: float, most_failures: int = MOST_FAILURES) -> str | None:
         """Look after it once: plan or do a restart. Answers what is worth telling.
 
-        Raises ChildFailed after eight failures within a minute each.
+        Raises ChildFailed after more than `most_failures`, each within a minute of life.
         """
         if self.process() is not None:
             if self.failures and now - self.started_at > STABLE_AFTER:
@@ -66,7 +68,7 @@ class Child:
             return None
         if self.restart_at is None:
             self.failures += 1
-            if self.failures > MOST_FAILURES:
+            if self.failures > most_failures:
                 raise ChildFailed(
                     f"{self.name} ended {self.failures} times; its last words in {self.log}:\n"
                     f"{tail(self.log)}"
@@ -92,10 +94,15 @@ def tail(log: Path, lines: int = 15) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
 
 
-def watch_all(children: Sequence[Child], now: float, tell: Callable[[str], None]) -> bool:
+def watch_all(
+    children: Sequence[Child],
+    now: float,
+    tell: Callable[[str], None],
+    most_failures: int = MOST_FAILURES,
+) -> bool:
     """Watch every child once; True when some process was replaced (the record must change)."""
     before = [child.recorded for child in children]
     for child in children:
-        if said := child.watch(now):
+        if said := child.watch(now, most_failures):
             tell(said)
     return before != [child.recorded for child in children]

@@ -69,7 +69,8 @@ def down(home: Home, tell: Tell, *, purge: bool) -> bool:
                 leader.kill()  # it would restart what we end
                 leader.wait(5)
         else:
-            end([leader], UP_GRACE, _every_few_seconds(tell, "jobs write their checkpoints"))
+            waiting = "waiting for jobs to write their checkpoints and for processes to end"
+            end([leader], UP_GRACE, _every_few_seconds(tell, waiting))
     end_all(home, tell)
     if purge and home.folder.exists():
         shutil.rmtree(home.folder)

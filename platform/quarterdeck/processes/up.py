@@ -16,7 +16,14 @@ import psutil
 
 from quarterdeck.client import Client, QuarterdeckError
 from quarterdeck.client.config import read_key
-from quarterdeck.processes.children import Child, ChildFailed, tail, watch_all
+from quarterdeck.processes.children import (
+    MOST_FAILURES,
+    MOST_FAILURES_AT_START,
+    Child,
+    ChildFailed,
+    tail,
+    watch_all,
+)
 from quarterdeck.processes.down import end_all
 from quarterdeck.processes.failures import ProcessFailed, require_workers
 from quarterdeck.processes.home import Home, prepare, write_private
@@ -170,7 +177,7 @@ class Platform:
                 if now - said > 2:
                     self.tell(f"waiting for {missing}")
                     said = now
-                self._watch()
+                self._watch(MOST_FAILURES_AT_START)
                 time.sleep(POLL)
 
     def _missing(self, client: Client) -> str:
@@ -237,9 +244,9 @@ class Platform:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _watch(self) -> None:
+    def _watch(self, most_failures: int = MOST_FAILURES) -> None:
         try:
-            if watch_all(self.children, time.monotonic(), self.tell):
+            if watch_all(self.children, time.monotonic(), self.tell, most_failures):
                 self._record()
         except ChildFailed as error:
             raise UpFailed(str(error)) from error
