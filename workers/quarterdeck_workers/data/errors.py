@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from quarterdeck_workers.rank.errors import DataError
 
-class DataProblem(ValueError):
+
+class DataProblem(DataError, ValueError):
     """Data that is missing, changed, empty or of another kind. The message names the remedy."""

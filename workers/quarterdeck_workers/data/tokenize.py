@@ -35,7 +35,7 @@ from quarterdeck_workers.data.tokenizer import (
 )
 from quarterdeck_workers.models.folders import end_of_text_id
 
-SHARD_BYTES = 64 << 20
+SHARD_BYTES = 16 << 20
 _BATCH_CHARACTERS = 4 << 20
 
 
