@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select
@@ -96,3 +97,34 @@ def test_a_lease_is_held_by_one(platform: Any, make: Any) -> None:
     assert together(4, take) == []
     ids = [job_id for mine in taken.values() for job_id in mine]
     assert len(ids) == len(set(ids)) == 30
+
+
+def test_plans_of_old_snapshots_cannot_share_slots(platform: Any, make: Any) -> None:
+    """Capacity is checked again where runs are created, one creator at a time."""
+    platform.agent.nodes = {"n1": 4}
+    platform.agent.beat()
+    captured: list[tuple[Any, Any]] = []
+    for name in ("one", "two", "three"):
+        job_id = platform.submit(make["command"](name, ranks=4))
+        admission = Controller(platform.database).admission
+        admission._start_job = lambda job, assignment, lease_id: bool(
+            captured.append((job, assignment))
+        )
+        admission.tick()
+        with platform.database.write() as session:
+            # Out of the next plan's sight, so that each sees an empty machine.
+            row = session.get_one(JobRow, job_id)
+            row.desired, row.lease_id = "suspend", "all"
+            row.lease_until = row.created_at + timedelta(hours=1)
+    assert len(captured) == 3
+    with platform.database.write() as session:
+        for job, _ in captured:
+            session.get_one(JobRow, job.id).desired = "run"
+    created: list[int] = []
+    admission = Controller(platform.database).admission
+
+    def work(index: int) -> None:
+        created.append(admission._start_job(*captured[index], "all"))
+
+    assert together(3, work) == []
+    assert sorted(created) == [0, 0, 1]
