@@ -1,0 +1,153 @@
+"""What agents report and are told."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from quarterdeck.specs.protocol import AgentBeat, Claim, NodeReport, RunSighting
+from quarterdeck.store.agents import claim, record_agent_beat, work_for
+from quarterdeck.store.errors import AgentSuperseded, AlreadyClaimed, NotFound, StaleEpoch
+from quarterdeck.store.ids import new_id, next_ordinal
+from quarterdeck.store.sessions import Database
+from quarterdeck.store.settings import raise_generation
+from quarterdeck.store.tables import ClusterRow, JobRow, KeyRow, NodeRow, RunRow
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def beat(agent: str = "one", started: datetime = NOW, **fields: Any) -> AgentBeat:
+    return AgentBeat(agent_id=agent, started_at=started, **fields)
+
+
+def report(node_id: str, alive: bool = True) -> NodeReport:
+    return NodeReport(node_id=node_id, host="h", address="127.0.0.2", slots=4, alive=alive)
+
+
+def send(database: Database, message: AgentBeat, token: bytes | None = None) -> None:
+    with database.write() as session:
+        record_agent_beat(session, "a", message, encrypted_token=token)
+
+
+def node_phases(database: Database) -> dict[str, str]:
+    with database.read() as session:
+        return {row.id: row.phase for row in session.scalars(select(NodeRow))}
+
+
+def add_run(database: Database, *, epoch: int = 1, job_epoch: int = 1) -> str:
+    with database.write() as session:
+        job = JobRow(
+            id=new_id("job"), name="j", project="default", kind="command", spec={},
+            ordinal=next_ordinal(), phase="starting", epoch=job_epoch,
+        )  # fmt: skip
+        session.add(job)
+        session.flush()
+        run = RunRow(
+            id=new_id("run"), owner_type="job", owner_id=job.id, owner_name="j",
+            project="default", kind="command", epoch=epoch, cluster="a", spec={}, placements=[],
+        )  # fmt: skip
+        session.add(run)
+    return run.id
+
+
+def take(database: Database, run_id: str, epoch: int = 1, cluster: str | None = None) -> RunRow:
+    with database.write() as session:
+        return claim(
+            session, run_id, Claim(epoch=epoch, agent_id="one"), cluster=cluster,
+            key_sha256=new_id("digest"), key_prefix="qdr_x",
+        )  # fmt: skip
+
+
+def test_the_first_beat_makes_the_cluster_and_nodes_come_and_go(database: Database) -> None:
+    send(database, beat(nodes=[report("n1"), report("n2")]), b"sealed")
+    assert node_phases(database) == {"n1": "alive", "n2": "alive"}
+    send(database, beat(nodes=[report("n1", alive=False), report("n3")]))
+    assert node_phases(database) == {"n1": "dead", "n2": "dead", "n3": "alive"}
+    with database.read() as session:
+        cluster = session.scalars(select(ClusterRow)).one()
+    assert cluster.ray_token == b"sealed", "a beat without a token keeps the old one"
+
+
+def test_a_newer_agent_takes_over_and_the_older_is_told(database: Database) -> None:
+    send(database, beat("old"))
+    send(database, beat("new", NOW + timedelta(minutes=1)))
+    with pytest.raises(AgentSuperseded):
+        send(database, beat("old"))
+    with database.read() as session:
+        assert session.scalars(select(ClusterRow.agent_id)).one() == "new"
+
+
+def test_hearing_starts_anew_after_a_gap(database: Database) -> None:
+    send(database, beat())
+    with database.write() as session:
+        row = session.scalars(select(ClusterRow)).one()
+        assert row.heard_since is not None
+        row.heard_since -= timedelta(hours=1)
+        since = row.heard_since
+    send(database, beat())
+    with database.read() as session:
+        assert session.scalars(select(ClusterRow.heard_since)).one() == since
+    with database.write() as session:
+        session.scalars(select(ClusterRow)).one().last_beat_at = since
+    send(database, beat())
+    with database.read() as session:
+        heard = session.scalars(select(ClusterRow.heard_since)).one()
+    assert heard is not None and heard > since + timedelta(minutes=50)
+
+
+def test_death_is_final_and_epochs_are_not_mixed_up(database: Database) -> None:
+    send(database, beat())
+    run_id = add_run(database)
+    take(database, run_id)
+
+    def saw(state: Any, epoch: int = 1) -> str | None:
+        send(database, beat(runs=[RunSighting(run_id=run_id, epoch=epoch, state=state)]))
+        with database.read() as session:
+            return session.get_one(RunRow, run_id).sighted
+
+    assert saw("dead", epoch=2) is None
+    assert saw("unknown") == "unknown"
+    assert saw("alive") == "alive"
+    assert saw("dead") == "dead"
+    assert saw("alive") == "dead"
+
+
+def test_work_lists_what_to_start_watch_and_kill(database: Database) -> None:
+    fresh, claimed, doomed, ended = (add_run(database) for _ in range(4))
+    for run_id in (claimed, doomed, ended):
+        take(database, run_id)
+    with database.write() as session:
+        session.get_one(RunRow, doomed).kill_requested = True
+        session.get_one(RunRow, ended).phase = "succeeded"
+        raise_generation(session)
+    with database.read() as session:
+        work = work_for(session, "a")
+        elsewhere = work_for(session, "b")
+    assert work.generation == 1
+    assert [item.run_id for item in work.start] == [fresh]
+    assert {item.run_id for item in work.watch} == {claimed, doomed}
+    assert [item.run_id for item in work.kill] == [doomed]
+    assert not (elsewhere.start or elsewhere.watch or elsewhere.kill)
+
+
+def test_a_claim_is_refused_in_its_own_words(database: Database) -> None:
+    run_id = add_run(database)
+    with pytest.raises(NotFound):
+        take(database, "run-unknown")
+    with pytest.raises(NotFound):
+        take(database, run_id, cluster="b")
+    with pytest.raises(StaleEpoch):
+        take(database, run_id, epoch=2)
+    take(database, run_id, cluster="a")
+    with pytest.raises(AlreadyClaimed, match="claimed by one"):
+        take(database, run_id)
+    superseded = add_run(database, epoch=1, job_epoch=2)
+    with pytest.raises(StaleEpoch, match="epoch 2"):
+        take(database, superseded)
+    with database.read() as session:
+        assert session.get_one(RunRow, superseded).claimed_by is None
+        keys = session.scalars(select(KeyRow)).all()
+    assert [(key.run_id, key.epoch, key.access) for key in keys] == [(run_id, 1, "run")]
