@@ -10,6 +10,9 @@ from quarterdeck.scheduling.forecast import starts
 from quarterdeck.scheduling.placement import Pool
 from quarterdeck.scheduling.snapshot import Hold, Pending, Request, Snapshot
 
+MAX_FORECAST = 32
+"""Further back in a pool's queue no start is estimated: each estimate replays those ahead."""
+
 
 class PoolLike(Protocol):
     key: tuple[str, str]
@@ -78,7 +81,12 @@ def _soonest(
     request: Request, possible: Sequence[PoolLike], now: datetime
 ) -> tuple[PoolLike, datetime | None]:
     forecasts = [
-        (state, starts(state.pool, state.holds, [*state.waiting, request], now)[-1])
+        (
+            state,
+            starts(state.pool, state.holds, [*state.waiting, request], now)[-1]
+            if len(state.waiting) < MAX_FORECAST
+            else None,
+        )
         for state in possible
     ]
     known = [(state, at) for state, at in forecasts if at is not None]
