@@ -99,7 +99,9 @@ def open_model(folder: Path, metadata: dict[str, Any] | None = None) -> OpenedMo
     DataProblem when the folder has no usable tokenizer, OSError for missing files.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # a bar fills the job's log with carriage returns
     eos = end_of_text_id(folder) if (folder / "tokenizer.json").is_file() else None
     if eos is None:
         raise DataProblem(

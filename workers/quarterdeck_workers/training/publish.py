@@ -62,6 +62,7 @@ def publish(session: Session, manifest: CheckpointManifest, inputs: Inputs) -> N
                 "loss": manifest.loss,
                 "checkpoint_step": manifest.step,
                 "precision": session.precision,
+                "sequence_length": session.recipe.sequence_length,
                 "config_digest": hashlib.sha256(config).hexdigest(),
                 "tokenizer": inputs.tokenizer_reference,
             },
