@@ -176,29 +176,49 @@ def gateway(
 
 def agent(
     url: Annotated[
-        str | None, typer.Option("--url", "--join", help="Of the api; default: from the home.")
+        str | None, typer.Option("--url", help="Of the api; default: from the home.")
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option("--join", metavar="URL", help="Join the cluster if it has a head already."),
     ] = None,
     cluster: Annotated[str, typer.Option(help="The cluster to start or to join.")] = "local",
     slots: Annotated[
-        int | None, typer.Option(min=1, help="Declared slots; default: accelerators found.")
+        int | None, typer.Option(min=1, help="Declared slots; default: GPUs, else cores.")
     ] = None,
+    accelerator: Annotated[str, typer.Option(help="As in the hardware catalogue.")] = "cpu",
     node_ip: Annotated[str, typer.Option(help="This machine's address for Ray.")] = "127.0.0.2",
+    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
     key_file: Annotated[
         Path | None, typer.Option(help="With a key of access agent; default: the home's.")
     ] = None,
+    unreachable: Annotated[
+        bool, typer.Option("--unreachable", help="Gateways outside cannot reach its engines.")
+    ] = False,
+    stop_ray: Annotated[
+        bool, typer.Option("--stop-ray", help="End Ray and its runs when the agent ends.")
+    ] = False,
 ) -> None:
-    """Give this machine to a cluster: the first one starts Ray and the agent, others join.
+    """Give this machine to a cluster.
+
+    The first machine starts Ray and the agent, others join. Ray outlives the agent, so that runs
+    go on through its restarts; `quarterdeck down` ends it.
 
     Example: quarterdeck agent --join http://10.0.0.5:8080 --cluster lab --node-ip 10.0.0.7
     """
-    from quarterdeck.processes.agent import run_agent
+    from quarterdeck.processes.agent import AgentOptions, run_agent
 
     home = _home()
+    labels = dict(text.partition("=")[::2] for text in label or [])
+    options = AgentOptions(
+        url=join or url or _url(home), cluster=cluster, key_file=key_file or home.agent_key,
+        join=join is not None, slots=slots, node_ip=node_ip, accelerator=accelerator,
+        endpoints_reachable=not unreachable, labels=labels, stop_ray=stop_ray,
+    )  # fmt: skip
     with _failures():
-        run_agent(
-            home, url=url or _url(home), cluster=cluster, slots=slots, node_ip=node_ip,
-            key_file=key_file or home.agent_key,
-        )  # fmt: skip
+        code = run_agent(home, options)
+    if code:
+        raise typer.Exit(code)
 
 
 def upgrade() -> None:

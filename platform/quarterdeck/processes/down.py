@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import psutil
 
+from quarterdeck.processes.agent import end_ray
 from quarterdeck.processes.failures import ProcessFailed
 from quarterdeck.processes.home import Home
 from quarterdeck.processes.records import (
@@ -43,6 +44,8 @@ def end_all(home: Home, tell: Tell) -> None:
             below = with_children([process])
             end([process], grace, _every_few_seconds(tell, f"waiting for the {name} to end"))
             end([child for child in below if child.is_running()], 3.0)
+        if name == "agent":
+            end_ray(home)
     left = end(with_children(_own(home)), 5.0)
     left += end(with_children(_own(home)), 1.0)  # whatever was born meanwhile
     if left:

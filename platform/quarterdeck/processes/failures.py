@@ -20,8 +20,16 @@ class WorkersMissing(ProcessFailed):
         )
 
 
+WORKERS = ("ray", "torch", "quarterdeck_workers")
+
+
+def workers_installed() -> bool:
+    """Whether what the agent imports is installed."""
+    return all(importlib.util.find_spec(module) is not None for module in WORKERS)
+
+
 def require_workers() -> None:
     """Raise WorkersMissing unless what the agent imports is installed."""
-    for module in ("ray", "torch", "quarterdeck_workers"):
+    for module in WORKERS:
         if importlib.util.find_spec(module) is None:
             raise WorkersMissing(module)
