@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -14,6 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from quarterdeck.artifacts import ArtifactStore
+from quarterdeck.specs.protocol import CheckpointManifest
 from quarterdeck_workers.checkpoint.format import KINDS
 from quarterdeck_workers.models.folders import load_model
 from quarterdeck_workers.training.gang import Controls, Gang
@@ -148,13 +151,44 @@ def test_stop_heard_by_one_rank_stops_all_with_a_checkpoint(
     assert not stopped.of("output")
 
 
-def test_full_disk_is_told_and_training_goes_on(trainings: Any) -> None:
-    small = Path("/dev/shm")
-    if not small.is_dir():
-        pytest.skip("needs /dev/shm")
-    gang = trainings.run("full", steps=4, checkpoints={"every": 2}, entry_full_disk_at=2)
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 9 MiB, 5 of them taken by the file `ballast`."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=9M", "tmpfs", str(folder)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        (folder / "ballast").write_bytes(bytes(5 << 20))
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_full_disk_is_told_and_training_goes_on(trainings: Any, small_disk: Path) -> None:
+    def make_room(rank: int, message: dict[str, Any], controls: Controls) -> None:
+        if message["type"] == "event":
+            (small_disk / "ballast").unlink()
+
+    for name in ("tokenizer", "code"):
+        shutil.copytree(trainings.workshop.artifacts / name, small_disk / name)
+    gang = trainings.run(
+        "full", steps=20, checkpoints={"every": 6}, artifacts=small_disk, observer=make_room
+    )
     assert gang.failures == []
-    assert errno.ENOSPC
+    [event] = gang.of("event")
+    assert event["event"] == "checkpoint_failed"
+    assert event["data"] == {"step": 12, "disk_full": True}
+    assert "the previous one stays" in event["message"]
+    assert [m["manifest"]["step"] for m in gang.of("checkpoint")] == [6, 18, 20]
+    store = ArtifactStore(small_disk.as_uri())
+    for step in (6, 18, 20):
+        store.verify(CheckpointManifest.model_validate(manifest_of(gang, step)))
+    assert not store.exists("checkpoints/job-full/1/12")
 
 
 def test_auto_checkpoints_after_the_first_ten_steps(trainings: Any) -> None:

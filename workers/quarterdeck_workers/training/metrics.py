@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from quarterdeck_workers.training.zero_state import numel
+from quarterdeck_workers.training.zero_state import masters, numel
 
 
 def memory_metrics(
@@ -28,15 +28,15 @@ def memory_metrics(
     weights = _bytes([p.detach() for p in module.parameters() if p.numel()])
     base = getattr(optimizer, "optimizer", optimizer)
     own = {p.untyped_storage().data_ptr() for p in module.parameters() if p.numel()}
-    masters = [
-        p.detach() for group in base.param_groups for p in group["params"]
-        if p.numel() and p.untyped_storage().data_ptr() not in own
+    separate = [
+        master.detach() for master in masters(optimizer)
+        if master.untyped_storage().data_ptr() not in own
     ]  # fmt: skip
     moments = [
         value for state in base.state.values() for value in state.values()
         if isinstance(value, Tensor) and value.numel() > 1
     ]  # fmt: skip
-    state = _bytes(masters) + _bytes(moments)
+    state = _bytes(separate) + _bytes(moments)
     trainable = sum(numel(p) for p in module.parameters() if p.requires_grad)
     gradient = 4 * trainable // (data if zero >= 2 else 1)
     activation = expected_activations

@@ -72,9 +72,7 @@ class Workshop:
             "precision": precision, "checkpoints": checkpoints or {"every": 1000},
         }  # fmt: skip
         root = artifacts or self.artifacts
-        tokenizer = {
-            "name": "bpe", "version": 1, "uri": (self.artifacts / "tokenizer").as_uri(),
-        }  # fmt: skip
+        tokenizer = {"name": "bpe", "version": 1, "uri": (root / "tokenizer").as_uri()}
         return RunOrder(
             run_id=f"run-{name}-{epoch}", epoch=epoch, owner_type="job", owner_id=f"job-{name}",
             owner_name=name, kind="pretrain", spec=json.loads(json.dumps(spec)), cluster="local",
@@ -83,7 +81,7 @@ class Workshop:
                 "datasets": [
                     ResolvedAsset(
                         kind="dataset", name=domain, version=1, digest="",
-                        uri=(self.artifacts / domain).as_uri(), metadata={"tokenizer": tokenizer},
+                        uri=(root / domain).as_uri(), metadata={"tokenizer": tokenizer},
                     )
                     for domain in self.domains
                 ]

@@ -116,13 +116,22 @@ def _gathered_weights(parameter: nn.Parameter) -> Tensor:
 def prepare_moments(optimizer: Any, steps_done: int) -> None:
     """Create Adam's state as it is after `steps_done` steps, with zero moments to fill in."""
     base = getattr(optimizer, "optimizer", optimizer)
-    for group in base.param_groups:
-        for parameter in group["params"]:
-            base.state[parameter] = {
-                "step": torch.tensor(float(steps_done), dtype=torch.float32),
-                **{kind: torch.zeros_like(parameter.detach()) for kind in MOMENTS},
-            }
+    for master in masters(optimizer):
+        base.state[master] = {
+            "step": torch.tensor(float(steps_done), dtype=torch.float32),
+            **{kind: torch.zeros_like(master.detach()) for kind in MOMENTS},
+        }
     _link(optimizer)
+
+
+def masters(optimizer: Any) -> list[Tensor]:
+    """The tensors that Adam steps on: this rank's flat fp32 partitions, or the parameters
+    themselves with ZeRO-0."""
+    flat = getattr(optimizer, "fp32_partitioned_groups_flat", None)
+    if flat is not None:  # ZeRO-3, whose groups are empty between steps
+        return list(flat)
+    base = getattr(optimizer, "optimizer", optimizer)
+    return [parameter for group in base.param_groups for parameter in group["params"]]
 
 
 def _link(optimizer: Any) -> None:
@@ -162,13 +171,20 @@ def restore(parameter: nn.Parameter, state: dict[str, Tensor], optimizer: Any) -
             mapping.optim_fragment[kind].copy_(part(kind))
 
 
-def _restore_zero3(parameter: nn.Parameter, state: dict[str, Tensor]) -> None:
+def _restore_zero3(parameter: Any, state: dict[str, Tensor]) -> None:
     import deepspeed
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
         parameter.copy_(state["weights"])
-    if parameter.requires_grad:
-        safe_set_full_fp32_param(parameter, state["weights"])
-        for kind in MOMENTS:
-            safe_set_full_optimizer_state(parameter, state[kind], kind)
+    if not parameter.requires_grad:
+        return
+    sharded = parameter._z3_optimizer
+    for kind in KINDS:
+        key = None if kind == KINDS[0] else kind
+        partition, _ = sharded._get_fp32_opt_state_partition(
+            parameter, release_swap_buffers=False, optim_state_key=key
+        )
+        # The last rank's partition may be longer than what is left: the rest is padding.
+        start = partition.numel() * sharded._get_param_partition_rank(parameter)
+        part = state[kind].flatten()[start : start + partition.numel()]
+        partition[: part.numel()].copy_(part)
