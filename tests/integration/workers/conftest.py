@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from quarterdeck_workers.agent import stop_ray
+
+sys.path.insert(0, str(Path(__file__).parent))
+from worker_recorder import Recorder
+
+START = """
+import sys
+from pathlib import Path
+from quarterdeck_workers.agent import AgentSettings, main
+home = Path(sys.argv[1])
+sys.exit(main(AgentSettings(
+    url=sys.argv[2], cluster="test", key_path=home / "key", home=home, slots=int(sys.argv[3]),
+    node_ip=sys.argv[4], join=sys.argv[5] == "join", beat_seconds=0.5, poll_seconds=2.0,
+    object_store_bytes=80_000_000,
+)))
+"""
+
+
+class Machine:
+    """One machine's agent in its own process, with a home of its own."""
+
+    def __init__(self, home: Path, url: str, slots: int, address: str, join: bool = False) -> None:
+        self.home = home
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = home / "key"
+        key.write_text("qd_test")
+        key.chmod(0o600)
+        self._command = [
+            sys.executable, "-c", START, str(home), url, str(slots), address,
+            "join" if join else "lead",
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        environment = {**os.environ, "QUARTERDECK_HOME": str(self.home)}
+        with (self.home / "agent.log").open("ab") as log:
+            self.agent = subprocess.Popen(
+                self._command, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def log(self) -> str:
+        return (self.home / "agent.log").read_text(errors="replace")
+
+    def kill_agent(self) -> None:
+        self.agent.kill()
+        self.agent.wait()
+
+    def close(self) -> None:
+        if self.agent.poll() is None:
+            self.agent.send_signal(signal.SIGTERM)
+            try:
+                self.agent.wait(15)
+            except subprocess.TimeoutExpired:
+                self.kill_agent()
+        stop_ray(self.home)
+
+
+def leftovers(home: Path) -> list[str]:
+    """Processes that carry the home's mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("QUARTERDECK_RAY") == str(home):
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="session")
+def recorder() -> Iterator[Recorder]:
+    recorder = Recorder()
+    yield recorder
+    recorder.close()
+
+
+@pytest.fixture(scope="session")
+def machine(recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """One real Ray with 8 slots and its agent, for all tests of this folder."""
+    machine = Machine(tmp_path_factory.mktemp("m"), recorder.url, 8, "127.0.0.2")
+    try:
+        recorder.wait(lambda: recorder.nodes or machine.agent.poll() is not None, 90)
+        assert machine.agent.poll() is None, machine.log()
+        yield machine
+    finally:
+        machine.close()
+    assert leftovers(machine.home) == []

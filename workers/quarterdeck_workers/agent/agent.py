@@ -1,0 +1,210 @@
+"""The agent of a cluster: presence, claim, start, kill; nothing else.
+
+Two loops talk to the api: beats tell what Ray shows, long polls hear what to do. A run is
+claimed before its supervisor is created and never created again; a supervisor is killed only on
+an explicit order, never because a list no longer names it.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import ray
+
+import quarterdeck
+from quarterdeck.client.agents import AgentClient
+from quarterdeck.client.errors import Conflict, QuarterdeckError, StaleEpoch
+from quarterdeck.specs.protocol import AgentBeat, AgentWork, NodeReport, RunSighting, RunToStart
+from quarterdeck_workers.agent.ray_cluster import RayCluster, RaySilent
+from quarterdeck_workers.agent.settings import AgentSettings
+
+_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE = 10.0
+_SIGHTINGS_AT_ONCE = 8
+log = logging.getLogger(__name__)
+
+
+class Superseded(Exception):
+    """A newer agent serves this cluster."""
+
+
+class Agent:
+    """Runs until `stop`. `on_node` is called once for each new living machine."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        client: AgentClient,
+        cluster: RayCluster,
+        agent_id: str,
+        address: str,
+        token: str,
+        on_node: Callable[[str], None],
+        ray_alive: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._cluster = cluster
+        self._agent_id = agent_id
+        self._address = address
+        self._token = token
+        self._on_node = on_node
+        self._ray_alive = ray_alive
+        self._started_at = datetime.now(UTC)
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._watched: list[RunToStart] = []
+        self._creating: set[tuple[str, int]] = set()
+        self._taken: set[tuple[str, int]] = set()
+        self._greeted: set[str] = set()
+        self._failure: BaseException | None = None
+        self._sights = ThreadPoolExecutor(_SIGHTINGS_AT_ONCE, thread_name_prefix="sight")
+
+    def stop(self) -> None:
+        """Make `run` return."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        """Serve the cluster. Raises Superseded, or RaySilent when Ray has died."""
+        loops = [
+            threading.Thread(target=self._guarded, args=(loop,), name=loop.__name__, daemon=True)
+            for loop in (self._beats, self._polls)
+        ]
+        for loop in loops:
+            loop.start()
+        self._stopped.wait()
+        loops[0].join(10.0)  # the long poll may still wait: it dies with the process
+        self._sights.shutdown(wait=False, cancel_futures=True)
+        if self._failure is not None:
+            raise self._failure
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._stopped.set()
+
+    # --- beats -----------------------------------------------------------------------------
+
+    def _beats(self) -> None:
+        while not self._stopped.is_set():
+            if not self._ray_alive():
+                raise RaySilent("Ray's daemons on this machine are dead")
+            try:
+                self._do(self._client.beat(self._settings.cluster, self._beat()))
+            except QuarterdeckError as error:
+                self._judge(error)
+                log.warning("beat: %s", error)
+            except RaySilent as error:
+                log.warning("beat: %s", error)
+            self._stopped.wait(self._settings.beat_seconds)
+
+    def _beat(self) -> AgentBeat:
+        nodes = self._cluster.nodes()
+        self._greet(nodes)
+        return AgentBeat(
+            agent_id=self._agent_id,
+            started_at=self._started_at,
+            address=self._address,
+            ray_token=self._token,
+            endpoints_reachable=self._settings.endpoints_reachable,
+            versions={
+                "quarterdeck": quarterdeck.__version__,
+                "ray": ray.__version__,
+                "python": platform.python_version(),
+            },
+            nodes=nodes,
+            runs=self._sightings(),
+        )
+
+    def _greet(self, nodes: list[NodeReport]) -> None:
+        for node in nodes:
+            if node.alive and node.slots and node.node_id not in self._greeted:
+                self._greeted.add(node.node_id)
+                self._on_node(node.node_id)
+
+    def _sightings(self) -> list[RunSighting]:
+        with self._lock:
+            watched = [(run.run_id, run.epoch) for run in self._watched]
+            creating = set(self._creating)
+        settled = [run for run in watched if run not in creating]
+        seen = list(self._sights.map(lambda run: self._cluster.sight(*run), settled))
+        return [
+            sighting
+            for sighting in seen
+            # Its creation may have begun while we looked: absence then proves nothing.
+            if (sighting.run_id, sighting.epoch) not in self._creating
+        ] + [
+            RunSighting(run_id=run_id, epoch=epoch, state="unknown", detail="being created")
+            for run_id, epoch in creating
+        ]
+
+    # --- work ------------------------------------------------------------------------------
+
+    def _polls(self) -> None:
+        pause = _PAUSE_SECONDS
+        while not self._stopped.is_set():
+            try:
+                work = self._client.work(self._settings.cluster, self._settings.poll_seconds)
+            except QuarterdeckError as error:
+                self._judge(error)
+                log.warning("poll: %s", error)
+                self._stopped.wait(pause)
+                pause = min(_LONGEST_PAUSE, pause * 2)
+                continue
+            pause = _PAUSE_SECONDS
+            if not self._do(work):
+                self._stopped.wait(0.1)  # an answer without news must not make a busy loop
+
+    def _judge(self, error: QuarterdeckError) -> None:
+        if isinstance(error, Conflict) and not isinstance(error, StaleEpoch):
+            raise Superseded(str(error)) from error
+
+    def _do(self, work: AgentWork) -> bool:
+        """Take up work; True when something of it was new."""
+        with self._lock:
+            self._watched = work.watch
+        for kill in work.kill:
+            log.info("killing run %s epoch %d: %s", kill.run_id, kill.epoch, kill.reason)
+            try:
+                self._cluster.kill(kill.run_id, kill.epoch)
+            except RaySilent as error:
+                log.warning("kill of %s: %s", kill.run_id, error)
+        new = False
+        for run in work.start:
+            with self._lock:
+                key = (run.run_id, run.epoch)
+                if key in self._taken:
+                    continue
+                self._taken.add(key)
+                self._creating.add(key)
+            new = True
+            try:
+                self._start(run)
+            finally:
+                with self._lock:
+                    self._creating.discard(key)
+        return new
+
+    def _start(self, run: RunToStart) -> None:
+        try:
+            order = self._client.claim(run.run_id, run.epoch, self._agent_id)
+        except QuarterdeckError as error:
+            log.warning("claim of %s epoch %d: %s", run.run_id, run.epoch, error)
+            if type(error).__name__ == "Unreachable" or error.problem is None:
+                with self._lock:  # if it was not taken by the api, it will be offered again
+                    self._taken.discard((run.run_id, run.epoch))
+            return
+        log.info("claimed run %s epoch %d: %d ranks", run.run_id, run.epoch, len(order.placements))
+        try:
+            self._cluster.start(order)
+        except Exception as error:
+            # Claimed but absent is lost: the control plane starts a new epoch, we never retry.
+            log.error("supervisor of %s was not created: %s", run.run_id, type(error).__name__)

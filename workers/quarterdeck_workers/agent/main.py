@@ -1,0 +1,133 @@
+"""`quarterdeck agent`: make this machine part of a cluster; its first machine serves it too."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import threading
+from pathlib import Path
+
+from quarterdeck.client.agents import AgentClient
+from quarterdeck.client.config import read_key
+from quarterdeck.client.errors import NotFound
+from quarterdeck.specs.resources import JoinTicket
+from quarterdeck_workers.agent.ray_process import (
+    TOKEN_FILE,
+    RayNode,
+    RayOptions,
+    ray_folder,
+    running,
+    start_ray,
+    stop_ray,
+)
+from quarterdeck_workers.agent.settings import AgentSettings
+
+_LOOK_SECONDS = 2.0
+log = logging.getLogger(__name__)
+
+
+def main(settings: AgentSettings) -> int:
+    """Run until SIGTERM or SIGINT; answers the exit code.
+
+    Ray, and all that runs on it, stays when the agent ends (unless `stop_ray` is set): the next
+    agent of the same home serves it on. Raises RayFailed when Ray does not start, and
+    QuarterdeckError when a cluster cannot be joined.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    key = read_key(settings.key_path)
+    with AgentClient(settings.url, key) as client:
+        try:
+            node = running(settings.home) or _start(settings, client)
+            log.info("Ray at %s, this machine is %s", node.address, node.node_ip)
+            if node.head:
+                return _serve(settings, client, node, stopped)
+            return _belong(settings, stopped)
+        finally:
+            if settings.stop_ray:
+                stop_ray(settings.home)
+
+
+def _start(settings: AgentSettings, client: AgentClient) -> RayNode:
+    ticket = _ticket(settings, client) if settings.join else None
+    gpus = _gpu_count()
+    options = RayOptions(
+        node_ip=settings.node_ip,
+        slots=settings.slots if settings.slots is not None else gpus or os.cpu_count() or 1,
+        labels={**settings.labels, "quarterdeck/accelerator": settings.accelerator},
+        object_store_bytes=settings.object_store_bytes,
+        gpus=gpus,
+        address=ticket.address if ticket else None,
+        token=ticket.ray_token if ticket else None,
+    )
+    return start_ray(settings.home, options)
+
+
+def _ticket(settings: AgentSettings, client: AgentClient) -> JoinTicket | None:
+    """Address and token of the cluster's head; None when there is no such cluster yet."""
+    try:
+        ticket = client.join(settings.cluster)
+    except NotFound:
+        return None
+    return ticket if ticket.address else None
+
+
+def _serve(
+    settings: AgentSettings, client: AgentClient, node: RayNode, stopped: threading.Event
+) -> int:
+    # Ray reads its variables when it is imported.
+    from quarterdeck_workers.agent.ray_process import client_environment
+
+    os.environ.update(client_environment(settings.home))
+    from quarterdeck_workers.agent.agent import Agent, Superseded
+    from quarterdeck_workers.agent.node_parent import start_parent
+    from quarterdeck_workers.agent.ray_cluster import RayCluster, RaySilent
+
+    cluster = RayCluster(settings.home, node)
+    token = Path(ray_folder(settings.home), TOKEN_FILE).read_text(encoding="ascii").strip()
+    agent = Agent(
+        settings,
+        client,
+        cluster,
+        agent_id=secrets.token_hex(8),
+        address=node.address,
+        token=token,
+        on_node=lambda node_id: start_parent(node_id, replace=True),
+        ray_alive=lambda: running(settings.home) is not None,
+    )
+
+    def stop_agent() -> None:
+        stopped.wait()
+        agent.stop()
+
+    threading.Thread(target=stop_agent, daemon=True).start()
+    try:
+        agent.run()
+    except Superseded as error:
+        log.error("another agent serves cluster %s: %s", settings.cluster, error)
+        return 1
+    except RaySilent as error:
+        log.error("%s: start the agent again", error)
+        return 1
+    finally:
+        cluster.close()
+    return 0
+
+
+def _belong(settings: AgentSettings, stopped: threading.Event) -> int:
+    """A machine that joined has nothing to serve: it only notices when its Ray dies."""
+    while not stopped.wait(_LOOK_SECONDS):
+        if running(settings.home) is None:
+            log.error("this machine's Ray has died: start the agent again")
+            return 1
+    return 0
+
+
+def _gpu_count() -> int:
+    folder = Path("/proc/driver/nvidia/gpus")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0

@@ -1,0 +1,137 @@
+"""What the agent asks of Ray: which machines there are, which supervisors live, start, kill."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from quarterdeck.specs.protocol import NodeReport, RunOrder, RunSighting
+from quarterdeck_workers.agent.ray_process import RayNode, client_environment
+from quarterdeck_workers.supervisor.actor import NAMESPACE, SupervisorActor, actor_name
+
+ACCELERATOR_LABEL = "quarterdeck/accelerator"
+_PRIVATE_LABELS = ("ray.io/", ACCELERATOR_LABEL)
+_CALL_SECONDS = 5.0
+_PING_SECONDS = 3.0
+Answer = TypeVar("Answer")
+
+
+class RaySilent(Exception):
+    """Ray's head does not answer in time: nothing that it could tell is known."""
+
+
+class RayCluster:
+    """One connected Ray. Every call has a bound: a dead head makes Ray's own calls wait."""
+
+    def __init__(self, home: Path, node: RayNode) -> None:
+        os.environ.update(client_environment(home))
+        self._head_ip = node.address.rpartition(":")[0]
+        self._calls = ThreadPoolExecutor(max_workers=8, thread_name_prefix="ray-call")
+        ray.init(
+            address=node.address, namespace=NAMESPACE, log_to_driver=False,
+            configure_logging=False, _node_ip_address=node.node_ip,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Leave the cluster; what runs on it stays."""
+        self._calls.shutdown(wait=False, cancel_futures=True)
+        ray.shutdown()
+
+    def nodes(self) -> list[NodeReport]:
+        """Machines of the cluster with slots, the dead ones too. Raises RaySilent."""
+        return [
+            _report(node, self._head_ip)
+            for node in self._bounded(ray.nodes)
+            if node["Resources"].get("slots", 0) > 0 or not node["Alive"]
+        ]
+
+    def sight(self, run_id: str, epoch: int) -> RunSighting:
+        """What can be known of a run's supervisor now."""
+
+        def sighting(state: Any, detail: str = "") -> RunSighting:
+            return RunSighting(run_id=run_id, epoch=epoch, state=state, detail=detail)
+
+        try:
+            self._bounded(lambda: _ping(actor_name(run_id, epoch)), _CALL_SECONDS + _PING_SECONDS)
+        except ValueError:
+            return sighting("dead", "no supervisor of this name in the cluster")
+        except ActorDiedError as error:
+            return sighting("dead", str(error).splitlines()[0])
+        except (GetTimeoutError, RaySilent):
+            return sighting("unknown", "the supervisor does not answer")
+        except RayError as error:
+            return sighting("unknown", f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        return sighting("alive")
+
+    def start(self, order: RunOrder) -> None:
+        """Create the run's supervisor and hand it the order. Never twice: the caller has claimed.
+
+        Raises RaySilent or ray's own errors; a supervisor of the name then may or may not exist.
+        """
+        self._bounded(lambda: _create(order), 60.0)
+
+    def kill(self, run_id: str, epoch: int) -> None:
+        """End a supervisor, and with it its ranks; nothing happens when it is gone already."""
+
+        def end() -> None:
+            try:
+                ray.kill(ray.get_actor(actor_name(run_id, epoch), NAMESPACE))
+            except ValueError:
+                return
+
+        self._bounded(end)
+
+    def _bounded(self, call: Callable[[], Answer], limit: float = _CALL_SECONDS) -> Answer:
+        future: Future[Answer] = self._calls.submit(call)
+        try:
+            return future.result(limit)
+        except FutureTimeout as error:
+            if future.done():
+                raise
+            future.cancel()
+            raise RaySilent(f"Ray did not answer within {limit:g} s") from error
+
+
+def _ping(name: str) -> None:
+    actor = ray.get_actor(name, NAMESPACE)
+    ray.get(actor.ping.remote(), timeout=_PING_SECONDS)
+
+
+def _create(order: RunOrder) -> None:
+    first = min(order.placements, key=lambda place: place.rank)
+    supervisor = SupervisorActor.options(
+        name=actor_name(order.run_id, order.epoch),
+        namespace=NAMESPACE,
+        lifetime="detached",
+        num_cpus=0,
+        max_restarts=0,
+        max_task_retries=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(first.node_id, soft=True),
+    ).remote()
+    supervisor.run.remote(order)  # type: ignore[attr-defined]
+
+
+def _report(node: dict[str, Any], head_ip: str) -> NodeReport:
+    resources, labels = node["Resources"], dict(node.get("Labels") or {})
+    return NodeReport(
+        node_id=node["NodeID"],
+        host=node["NodeManagerHostname"],
+        address=node["NodeManagerAddress"],
+        slots=int(resources.get("slots", 0)),
+        accelerator=labels.get(ACCELERATOR_LABEL, "cpu"),
+        cpus=float(resources.get("CPU", 0)),
+        memory=int(resources.get("memory", 0)),
+        labels={
+            name: value for name, value in labels.items() if not name.startswith(_PRIVATE_LABELS)
+        },
+        alive=bool(node["Alive"]),
+        is_head=node["NodeManagerAddress"] == head_ip,
+    )

@@ -1,0 +1,31 @@
+"""What an agent is told when it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """One machine's agent. `url`: the api's address; `key_path`: a file of mode 0600 with a key
+    of access `agent` (to join also `admin`)."""
+
+    url: str
+    cluster: str
+    key_path: Path
+    home: Path
+    slots: int | None = None
+    """Declared slots; None: the machine's GPUs, at least one slot a core without."""
+    node_ip: str = "127.0.0.2"
+    accelerator: str = "cpu"
+    """Name of the hardware catalogue."""
+    join: bool = False
+    """Join the cluster if it has a head already; else become its head."""
+    endpoints_reachable: bool = True
+    labels: dict[str, str] = field(default_factory=dict)
+    object_store_bytes: int = 100_000_000
+    stop_ray: bool = False
+    """End this machine's Ray, and so every run on it, when the agent ends."""
+    beat_seconds: float = 2.0
+    poll_seconds: float = 20.0

@@ -1,0 +1,87 @@
+"""Linux: adopt every orphan below a process, and end all that lives there."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: int) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({option}): {os.strerror(code)}")
+
+
+def become_subreaper() -> None:
+    """Orphans of any depth become children of this process: daemons cannot slip away."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    """SIGKILL this process when the *thread* that forked it ends; only for parents that fork
+    from their only thread."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def children_by_parent() -> dict[int, list[int]]:
+    """All processes of this machine's pid namespace by their parent."""
+    found: dict[int, list[int]] = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with suppress(OSError, ValueError, IndexError):
+                stat = Path(entry.path, "stat").read_text(encoding="ascii", errors="replace")
+                parent = int(stat.rpartition(")")[2].split()[1])
+                found.setdefault(parent, []).append(int(entry.name))
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Pids of all processes below `pid`, parents before children."""
+    tree = children_by_parent()
+    found: list[int] = []
+    waiting = list(tree.get(pid, ()))
+    while waiting:
+        child = waiting.pop()
+        found.append(child)
+        waiting.extend(tree.get(child, ()))
+    return found
+
+
+def end_descendants(timeout: float = 20.0) -> bool:
+    """SIGKILL and reap all processes below this one, which must be a subreaper.
+
+    Stops them first, so that none forks faster than it is killed. True when none is left; False
+    after `timeout` seconds (a process stuck in the kernel).
+    """
+    me = os.getpid()
+    deadline = time.monotonic() + timeout
+    while True:
+        below = descendants(me)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in below:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+        if reap_all():
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+
+
+def reap_all() -> bool:
+    """Reap children that have ended; True when no child is left at all."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return True
+        if pid == 0:
+            return False

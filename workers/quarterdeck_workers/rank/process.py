@@ -1,0 +1,281 @@
+"""One rank's process as its actor sees it: started, heard, signalled, ended.
+
+Reader threads take in what comes over the sockets and the output pipe; `take` hands it over.
+Nothing here knows Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quarterdeck_workers.rank.entry import STACKS_FILE
+from quarterdeck_workers.rank.launch import Launch, send_launch
+from quarterdeck_workers.rank.logs import LogBuffer
+from quarterdeck_workers.rank.parent import READY
+
+_MOST_MESSAGES = 20_000
+_LINES_PER_TAKE = 2_000
+_CONNECT_SECONDS = 120.0
+_URGENT = frozenset({"failure", "checkpoint", "output", "endpoint", "phase", "exit", "gone"})
+REPORT_PATH = "report.sock"
+
+
+class LaunchFailed(Exception):
+    """The node could not start the rank's process; the message says what was tried."""
+
+
+@dataclass
+class RankNews:
+    """What one rank's process did since the last look."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    """As in rank/context.py, and the watcher's `pid`, `exit` and `gone`; all have `at`."""
+    lines: list[tuple[float, str]] = field(default_factory=list)
+    dropped: int = 0
+    memory: int = 0
+    tail: str = ""
+    """Last output lines, once the process has ended."""
+
+
+class RankProcess:
+    """Start with `start`, then `take` until a `gone` message came. `on_news` is called from other
+    threads whenever something urgent arrived."""
+
+    def __init__(self, launch: Launch, on_news: Callable[[], None] = lambda: None) -> None:
+        self.launch = launch
+        self.pid: int | None = None
+        self.gone = threading.Event()
+        self._on_news = on_news
+        self._messages: deque[dict[str, Any]] = deque()
+        self._dropped = 0
+        self._logs = LogBuffer()
+        self._lock = threading.Lock()
+        self._send_lock = threading.Lock()
+        self._alive = -1
+        self._reports: list[socket.socket] = []
+        self._reporters: set[int] = set()
+        self._first_step = True
+        self._output_ended = threading.Event()
+
+    # --- starting --------------------------------------------------------------------------
+
+    def start(self, parent_socket: Path | None) -> None:
+        """Start through the preloaded parent, or with None a fresh interpreter.
+
+        Raises LaunchFailed when the parent does not answer within two minutes.
+        """
+        alive_read, self._alive = os.pipe()
+        output_read, output_write = os.pipe()
+        status, status_child = socket.socketpair()
+        report, report_child = socket.socketpair()
+        theirs = [alive_read, status_child.fileno(), output_write, report_child.fileno()]
+        try:
+            connection = self._connect(parent_socket)
+            with connection:
+                connection.settimeout(_CONNECT_SECONDS)
+                send_launch(connection, self.launch, theirs)
+                if connection.recv(1) != READY:
+                    raise LaunchFailed("the node's preloaded parent died while starting a rank")
+        except OSError as error:
+            raise LaunchFailed(f"the rank's process did not start: {error}") from error
+        finally:
+            os.close(alive_read)
+            os.close(output_write)
+            status_child.close()
+            report_child.close()
+        self._reports.append(report)
+        self._thread(self._read_status, status)
+        self._thread(self._read_reports, report)
+        self._thread(self._read_output, output_read)
+        if self.launch.command is not None:
+            self._listen()
+
+    def _connect(self, parent_socket: Path | None) -> socket.socket:
+        if parent_socket is None:
+            ours, theirs = socket.socketpair()
+            module = "quarterdeck_workers.rank.parent"
+            starter = subprocess.Popen(
+                [sys.executable, "-m", module, "--connection", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+            theirs.close()
+            self._thread(starter.wait)
+            return ours
+        deadline = time.monotonic() + _CONNECT_SECONDS
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.connect(str(parent_socket))
+                return connection
+            except OSError:
+                connection.close()
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)  # it may still be importing
+
+    def _listen(self) -> None:
+        """Users' programs report over a socket with a path: it survives any launcher."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(Path(self.launch.private, REPORT_PATH)))
+        listener.listen(16)
+        self._thread(self._accept, listener)
+
+    def _thread(self, target: Callable[..., object], *arguments: Any) -> None:
+        threading.Thread(target=target, args=arguments, daemon=True).start()
+
+    # --- reading ---------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        listener.settimeout(1.0)
+        with listener:
+            while not self.gone.is_set():
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                connection.settimeout(None)
+                with self._lock:
+                    self._reports.append(connection)
+                self._thread(self._read_reports, connection)
+
+    def _read_status(self, status: socket.socket) -> None:
+        clean = False
+        with status, status.makefile("r", encoding="utf-8") as lines:
+            for line in lines:
+                message = json.loads(line)
+                if message["type"] == "pid":
+                    self.pid = message["pid"]
+                elif message["type"] == "gone":
+                    clean = bool(message["clean"])
+                    continue
+                self._add({"at": time.time(), **message})
+        self._output_ended.wait(2.0)
+        self.gone.set()
+        self._add({"type": "gone", "at": time.time(), "clean": clean})
+
+    def _read_reports(self, connection: socket.socket) -> None:
+        with suppress(OSError, ValueError), connection.makefile("r", encoding="utf-8") as lines:
+            for line in lines:
+                message = json.loads(line)
+                if message.get("type") == "hello":
+                    self._reporters.add(int(message["pid"]))
+                    continue
+                if isinstance(message, dict) and "type" in message:
+                    self._add({"at": time.time(), **message})
+
+    def _read_output(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, "rb", buffering=0) as stream:
+            while data := stream.read(65536):
+                with self._lock:
+                    self._logs.feed(data, time.time())
+        with self._lock:
+            self._logs.close(time.time())
+        self._output_ended.set()
+
+    def _add(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            self._messages.append(message)
+            urgent = message["type"] in _URGENT
+            if message["type"] == "step" and self._first_step:
+                self._first_step, urgent = False, True
+            if len(self._messages) > _MOST_MESSAGES:
+                self._drop_one()
+        if urgent:
+            self._on_news()
+
+    def _drop_one(self) -> None:
+        for index, message in enumerate(self._messages):
+            if message["type"] in ("step", "heartbeat", "event"):
+                del self._messages[index]
+                self._dropped += message["type"] != "heartbeat"
+                return
+
+    # --- handing over, stopping ------------------------------------------------------------
+
+    def take(self) -> RankNews:
+        """Everything new since the last call."""
+        with self._lock:
+            news = RankNews(messages=list(self._messages), lines=self._logs.take(_LINES_PER_TAKE))
+            self._messages.clear()
+            news.dropped = self._logs.take_dropped() + self._dropped
+            self._dropped = 0
+            if any(message["type"] in ("exit", "gone") for message in news.messages):
+                news.tail = self._logs.tail
+        news.memory = _resident(self.pid) if self.pid and not self.gone.is_set() else 0
+        return news
+
+    def stop(self, *, checkpoint: bool, deadline_seconds: float, reason: str) -> None:
+        """Ask the process to stop: a message, for a user's program SIGTERM to its group too."""
+        message = {
+            "type": "stop", "checkpoint": checkpoint, "deadline_seconds": deadline_seconds,
+            "reason": reason,
+        }  # fmt: skip
+        line = json.dumps(message).encode() + b"\n"
+        with self._lock:
+            connections = list(self._reports)
+        for connection in connections:
+            with self._send_lock, suppress(OSError):
+                connection.sendall(line)
+        if self.launch.command is not None and self.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the process and all below it; `gone` follows."""
+        with self._lock:
+            alive, self._alive = self._alive, -1
+        if alive >= 0:
+            os.close(alive)
+
+    def stacks(self, wait: float = 1.0) -> str:
+        """The stacks of the process's threads; of programs that never reported, what the kernel
+        tells: names and states of the processes."""
+        if self.pid is None or self.gone.is_set():
+            return ""
+        pids = [self.pid] if self.launch.command is None else sorted(self._reporters)
+        file = Path(self.launch.private, STACKS_FILE)
+        for pid in pids:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGUSR1)
+        if pids:
+            time.sleep(wait)
+        with suppress(OSError):
+            if text := file.read_text(encoding="utf-8", errors="replace"):
+                return text[-64 * 1024 :]
+        return _kernel_view(self.pid)
+
+
+def _resident(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/statm").read_text(encoding="ascii")
+        return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _kernel_view(pid: int) -> str:
+    from quarterdeck_workers.rank.descendants import descendants
+
+    lines = []
+    for each in (pid, *descendants(pid)):
+        with suppress(OSError):
+            folder = Path(f"/proc/{each}")
+            words = folder.joinpath("cmdline").read_bytes().decode("utf-8", "replace")
+            state = folder.joinpath("stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            place = folder.joinpath("wchan").read_text(encoding="ascii") or "0"
+            command = words.replace("\0", " ").strip()[:200]
+            lines.append(f"pid {each} state {state[0]} in {place}: {command}")
+    return "\n".join(lines)

@@ -1,0 +1,143 @@
+"""The process between a rank actor and the rank's process: nothing outlives it.
+
+It forks the rank's process, adopts every orphan below it, and ends all of them when the rank's
+process ends, when its actor dies (the `alive` pipe closes) or when it is told to (SIGTERM). If it
+is killed itself, the rank's process dies with it. It reports over `status`, one JSON line each:
+`pid`, `exit` (code or signal, with the moment), `gone` (no process is left).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from quarterdeck_workers.rank.descendants import (
+    become_subreaper,
+    die_with_parent,
+    end_descendants,
+    reap_all,
+)
+from quarterdeck_workers.rank.launch import Launch
+from quarterdeck_workers.rank.oom import oom_kills
+from quarterdeck_workers.rank.workdir import hold, release
+
+
+class _Ended(Exception):
+    """SIGTERM came."""
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    raise _Ended
+
+
+def watch(launch: Launch, descriptors: list[int], run: Callable[[Launch, int], int]) -> NoReturn:
+    """Fork the rank's process, watch it, and leave with `os._exit` when nothing of it is left.
+
+    `run(launch, report)` is called in the rank's process and answers its exit code.
+    """
+    alive, status_descriptor, output, report = descriptors
+    code = 1
+    try:
+        os.setsid()
+        become_subreaper()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        status = socket.socket(fileno=status_descriptor)
+        lock = hold(Path(launch.workdir))
+        try:
+            _watch(launch, alive, status, output, report, run)
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            clean = end_descendants()
+            shutil.rmtree(launch.private, ignore_errors=True)
+            release(Path(launch.workdir), lock)
+            _tell(status, type="gone", clean=clean)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _watch(
+    launch: Launch,
+    alive: int,
+    status: socket.socket,
+    output: int,
+    report: int,
+    run: Callable[[Launch, int], int],
+) -> None:
+    kills = oom_kills()
+    watcher = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _become_rank(launch, watcher, output, report, run)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        os.close(output)
+        os.close(report)
+        _tell(status, type="pid", pid=pid)
+        process = os.pidfd_open(pid)
+        poller = select.poll()
+        poller.register(alive, select.POLLIN | select.POLLHUP)
+        poller.register(process, select.POLLIN)
+        events = {descriptor for descriptor, _ in poller.poll()}
+        if process in events:
+            _, result = os.waitpid(pid, 0)
+            code = os.waitstatus_to_exitcode(result)
+            _tell(
+                status, type="exit", at=time.time(), code=code if code >= 0 else None,
+                signal=-code if code < 0 else None, oom=oom_kills() > kills,
+            )  # fmt: skip
+    except _Ended:
+        pass
+    reap_all()
+
+
+def _tell(status: socket.socket, **message: Any) -> None:
+    with suppress(OSError):  # the actor may be gone: nobody to tell
+        status.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _become_rank(
+    launch: Launch, watcher: int, output: int, report: int, run: Callable[[Launch, int], int]
+) -> NoReturn:
+    code = 1
+    try:
+        os.setsid()
+        die_with_parent()
+        if os.getppid() != watcher:
+            os._exit(1)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        _close_all_but({0, 1, 2, report})
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        code = run(launch, report)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        import sys
+
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _close_all_but(keep: set[int]) -> None:
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        if int(entry.name) not in keep:
+            with suppress(OSError):
+                os.close(int(entry.name))

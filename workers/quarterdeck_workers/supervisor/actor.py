@@ -1,0 +1,236 @@
+"""The supervisor: the life of one run, from its order to its acknowledged end.
+
+A detached Ray actor, so that it outlives its agent. It owns the placement group and the rank
+actors: killing it ends them, and the watchers of their processes end those.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+
+from quarterdeck.specs.protocol import BeatReply, RunOrder, RunPhase
+from quarterdeck_workers.rank.process import RankNews
+from quarterdeck_workers.supervisor.beats import Beats, client_for
+from quarterdeck_workers.supervisor.failures import (
+    SETTLE_SECONDS,
+    RankFailure,
+    first_failure,
+)
+from quarterdeck_workers.supervisor.gang import Gang, GangFailed
+from quarterdeck_workers.supervisor.ledger import Ledger
+from quarterdeck_workers.supervisor.spool import Spool
+from quarterdeck_workers.supervisor.watchdog import odd_one_out, stalled
+
+NAMESPACE = "quarterdeck"
+FINAL_GRACE_SECONDS = 3600.0
+"""How long the end of a run waits for an api that is away."""
+_TICK_SECONDS = 0.25
+_KILL_MARGIN_SECONDS = 3.0
+log = logging.getLogger(__name__)
+
+
+def actor_name(run_id: str, epoch: int) -> str:
+    """The supervisor's name in Ray: one per run and epoch."""
+    name = run_id if run_id.startswith("run-") else f"run-{run_id}"
+    return f"{name}-{epoch}"
+
+
+class Supervisor:
+    """The body of the actor. `run` is called once; `ping` tells that the actor lives."""
+
+    def __init__(self) -> None:
+        self._wake = asyncio.Event()
+        self._order: BeatReply | None = None
+        self._stop_order = ""
+        self._stop_deadline: float | None = None
+        self._die = False
+        self._stacks: dict[int, str] = {}
+        self._phase: RunPhase | None = None
+        self._failure: RankFailure | None = None
+
+    async def ping(self) -> bool:
+        """A sign of life."""
+        return True
+
+    async def run(self, order: RunOrder) -> None:
+        """Carry the run to its end, then leave the actor."""
+        logging.basicConfig(level=logging.INFO)
+        self._run = order
+        self._spool = Spool()
+        self._ledger = Ledger(order.kind, order.placements, self._spool, time.monotonic())
+        self._gang = Gang(order)
+        client = client_for(order.api_url, order.run_key)
+        self._beats = Beats(client, order.run_id, self._spool, self._status, self._on_reply)
+        beating = asyncio.create_task(self._beats.run())
+        try:
+            await self._work()
+        except Exception as error:
+            log.exception("the supervisor itself failed")
+            message = f"the supervisor failed: {type(error).__name__}: {error}"
+            self._ledger.failures.append(RankFailure(None, time.time(), "unknown", message))
+        self._ledger.killing = True
+        await self._gang.end()
+        self._ledger.released = time.monotonic()
+        await self._finish(beating)
+        client.close()
+        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
+
+    # --- working ---------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        try:
+            await self._gang.create()
+            if not self._die:
+                await self._gang.start()
+        except GangFailed as error:
+            self._ledger.fail(RankFailure(error.rank, time.time(), error.blame, str(error)))
+            return
+        followers = [
+            asyncio.create_task(self._follow(place.rank)) for place in self._run.placements
+        ]
+        try:
+            await self._until_over()
+        finally:
+            self._ledger.killing = True
+            await self._gang.kill()
+            _, late = await asyncio.wait(followers, timeout=_KILL_MARGIN_SECONDS)
+            for follower in late:
+                follower.cancel()
+
+    async def _follow(self, rank: int) -> None:
+        lost = await self._gang.follow(rank, lambda news: self._hear(rank, news))
+        if lost is not None:
+            self._ledger.fail(RankFailure(rank, time.time(), lost.blame, lost.message))
+            record = self._ledger.ranks[rank]
+            record.gone = record.exited = True
+            record.phase = "lost"
+        self._wake.set()
+
+    def _hear(self, rank: int, news: RankNews) -> None:
+        now = time.monotonic()
+        self._spool.add_lines(rank, news.lines)
+        self._spool.add_dropped(news.dropped)
+        record = self._ledger.ranks[rank]
+        record.memory = news.memory
+        record.tail = news.tail or record.tail
+        for message in news.messages:
+            try:
+                self._ledger.apply(rank, message, now)
+            except (KeyError, ValueError, TypeError) as error:
+                log.warning("rank %d said something unreadable: %s", rank, error)
+        if self._ledger.urgent:
+            self._ledger.urgent = False
+            self._wake.set()
+            self._beats.hurry()
+
+    async def _until_over(self) -> None:
+        """Return when every rank has ended, or the gang must be ended."""
+        ledger = self._ledger
+        failed_at: float | None = None
+        while not ledger.all_gone:
+            now = time.monotonic()
+            if self._die:
+                return
+            if ledger.failures:
+                failed_at = failed_at if failed_at is not None else now
+                if now - failed_at > SETTLE_SECONDS:
+                    return
+            if self._stop_deadline is not None and now > self._stop_deadline:
+                self._tell("run.stop_overdue", "it did not stop in time and was ended")
+                return
+            await self._obey()
+            await self._watch(now)
+            self._wake.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _TICK_SECONDS)
+
+    async def _obey(self) -> None:
+        order, self._order = self._order, None
+        if order is None or self._ledger.stopping:
+            return
+        self._ledger.stopping = True
+        self._stop_order = order.order
+        self._ledger.message = f"stopping: {order.reason}" if order.reason else "stopping"
+        self._stop_deadline = time.monotonic() + order.deadline_seconds
+        self._beats.hurry()
+        await self._gang.stop(
+            checkpoint=order.order == "checkpoint_and_stop",
+            deadline_seconds=order.deadline_seconds,
+            reason=order.reason,
+        )
+
+    async def _watch(self, now: float) -> None:
+        if self._ledger.stopping or self._ledger.failures:
+            return
+        why = stalled(
+            self._ledger.progress(), now, stall_after=self._run.stall_after,
+            stall_after_first=self._run.stall_after_first,
+            must_report=self._run.kind != "command",
+        )  # fmt: skip
+        if why is None:
+            return
+        self._stacks = await self._gang.stacks()
+        rank = odd_one_out(self._stacks)
+        which = "" if rank is None else f"; rank {rank} hangs while the others wait for it"
+        self._ledger.fail(RankFailure(rank, time.time(), "unknown", f"stalled: {why}{which}"))
+
+    # --- telling ---------------------------------------------------------------------------
+
+    def _on_reply(self, reply: BeatReply) -> None:
+        if reply.order == "die":
+            log.warning("told to die: %s", reply.reason)
+            self._die = True
+        elif reply.order != "continue":
+            if self._stop_deadline is not None:
+                # A later order may hurry, never prolong.
+                hurried = time.monotonic() + reply.deadline_seconds
+                self._stop_deadline = min(self._stop_deadline, hurried)
+            else:
+                self._order = reply
+        if reply.order != "continue":
+            self._wake.set()
+
+    def _status(self) -> dict[str, Any]:
+        now = time.monotonic()
+        phase = self._phase or self._ledger.phase(now)
+        status = self._ledger.status(phase, now, lost=self._phase == "failed")
+        status["epoch"] = self._run.epoch
+        if self._failure is not None:
+            status["failure"] = self._failure.report(self._stacks)
+        return status
+
+    def _tell(self, type_: str, message: str) -> None:
+        self._ledger.event(type_, message, datetime.now(UTC))
+
+    async def _finish(self, beating: asyncio.Task[None]) -> None:
+        """Tell the end until it is acknowledged."""
+        ledger = self._ledger
+        if not self._die:
+            self._failure = first_failure(ledger.failures)
+            self._phase = self._end()
+            ledger.message = self._failure.message if self._failure else self._phase
+        # An answer that is on its way may hold the acknowledgement: let the send finish.
+        beating.cancel()
+        await asyncio.wait([beating])
+        if self._die:
+            return
+        if not await self._beats.drain(FINAL_GRACE_SECONDS, lambda: self._die):
+            log.error("the end of the run was never acknowledged: giving up")
+
+    def _end(self) -> RunPhase:
+        ledger = self._ledger
+        if self._failure is not None:
+            return "failed"
+        if ledger.complete:
+            return "succeeded"
+        return "preempted" if self._stop_order == "checkpoint_and_stop" else "cancelled"
+
+
+SupervisorActor = ray.remote(Supervisor)
