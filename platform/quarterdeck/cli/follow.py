@@ -120,7 +120,7 @@ def progress(job: Job) -> str:
         f"{amount(now.tokens_per_second)} tok/s" if now.tokens_per_second else "",
         f"ETA {duration(now.eta_seconds)}" if now.eta_seconds is not None else "",
         f"goodput {now.goodput:.0%}" if now.goodput is not None else "",
-        f"{job.reason}: {job.message}" if job.phase != "running" and job.reason else "",
+        ": ".join(text for text in (job.reason, job.message) if text and job.phase != "running"),
     ]
     return " · ".join(part for part in parts if part)
 

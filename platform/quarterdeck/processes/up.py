@@ -185,13 +185,19 @@ class Platform:
             return "the api"
         if not gateway_answers(self.options.gateway_url):
             return "the gateway"
-        if self.options.with_agent:
-            with suppress(QuarterdeckError):
-                for cluster in client.clusters.list():
-                    if cluster.name == CLUSTER and cluster.phase == "connected" and cluster.slots:
-                        return ""
+        if self.options.with_agent and not self._agent_beats(client):
             return "the agent and Ray"
         return ""
+
+    def _agent_beats(self, client: Client) -> bool:
+        """Whether this agent was heard, not the one of an earlier start."""
+        record = read_record(self.home)
+        agent = record.named("agent") if record else None
+        with suppress(QuarterdeckError):
+            for cluster in client.clusters.list():
+                if cluster.name == CLUSTER and cluster.slots and cluster.last_beat_at and agent:
+                    return cluster.last_beat_at.timestamp() > agent.created
+        return False
 
     # --- running ---------------------------------------------------------------------------
 
