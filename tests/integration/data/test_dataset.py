@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 
 from quarterdeck_workers.data.dataset import (
     Manifest,
@@ -53,6 +54,37 @@ def test_a_plain_path_and_a_uri_and_memory_are_the_same_version(folder: Path) ->
     remote = next(iter(read_documents(versions[2], versions[2].files)))
     assert remote.content == (folder / versions[2].files[0].path).read_bytes()
     memory.rm("/corpus", recursive=True)
+
+
+def test_pipes_are_no_files(folder: Path) -> None:
+    """Reading one would wait for a writer for ever."""
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "to-pipe.txt").symlink_to(folder / "pipe.txt")
+    paths = {f.path for f in scan(str(folder)).files}
+    assert "top.txt" in paths and not {"pipe.txt", "to-pipe.txt"} & paths
+
+
+def test_a_bucket_is_a_dataset(folder: Path) -> None:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        options: dict[str, object] = {
+            "key": "testing", "secret": "testing",
+            "client_kwargs": {"endpoint_url": f"http://{host}:{port}", "region_name": "us-east-1"},
+        }  # fmt: skip
+        bucket = fsspec.filesystem("s3", **options)
+        bucket.mkdir("corpora", region_name="us-east-2")
+        bucket.put(f"{folder / 'deep'}/", "corpora/web/", recursive=True)
+        there = scan("s3://corpora/web", storage_options=options, held_out=0.1)
+        here = scan(str(folder / "deep"), held_out=0.1)
+        assert there.digest == here.digest
+        first = next(iter(read_documents(there, there.files, options)))
+        assert first.content == (folder / "deep" / first.path).read_bytes()
+        with pytest.raises(DataProblem, match="nothing is at s3://corpora/absent"):
+            scan("s3://corpora/absent", storage_options=options)
+    finally:
+        server.stop()
 
 
 def test_the_digest_tells_contents_names_and_splits_apart(folder: Path) -> None:

@@ -161,3 +161,7 @@ def test_samples_of_a_step_are_the_same_on_any_degree() -> None:
 def test_impossible_mixtures_are_named(domains: list[Domain], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DataOrder(domains, 0)
+
+
+def test_decimal_passes_are_exact() -> None:
+    assert DataOrder([Domain("a", 100, passes=0.29)], 0).available == 29

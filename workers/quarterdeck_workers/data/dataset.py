@@ -111,7 +111,8 @@ def scan(
 ) -> Manifest:
     """Read and hash every selected file at `uri`: a local path or any fsspec URI.
 
-    Empty files and links that lead nowhere are left out. Raises DataProblem when there is
+    Empty files, pipes, devices, and links to folders or to nothing are left out. Raises
+    DataProblem when there is
     nothing at the URI, no file is selected, or one cannot be read.
     """
     filesystem, root = _open(uri, storage_options)
@@ -123,12 +124,15 @@ def scan(
             f"exclude {list(exclude)}: `**/*.py` finds files in every folder"
         )
     files: list[SourceFile] = []
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="scan") as pool:
+    pool = ThreadPoolExecutor(_READERS, thread_name_prefix="scan")
+    try:
         digests = pool.map(lambda item: (item[0], _digest(filesystem, *item)), chosen.items())
         for done, (path, found) in enumerate(digests, start=1):
             if found is not None and found[0] > 0:
                 files.append(SourceFile(path, found[0], found[1], split_of(found[1], held_out)))
             progress(done, len(chosen), path)
+    finally:
+        pool.shutdown(cancel_futures=True)  # a stop must not wait for files not yet begun
     if not files:
         raise DataProblem(f"all {len(chosen)} selected files of {uri} are empty")
     return Manifest(uri, tuple(files))
@@ -185,8 +189,19 @@ def _list(filesystem: Any, root: str, uri: str) -> dict[str, str]:
             f"nothing is at {uri} on this machine: check the path, and that the cluster's "
             "machines can read it"
         )
-    found: list[str] = filesystem.find(root)
-    return {full.removeprefix(root).lstrip("/"): full for full in found}
+    found: dict[str, dict[str, Any]] = filesystem.find(root, detail=True)
+    files = (full for full, info in found.items() if _is_file(filesystem, full, info))
+    return {full.removeprefix(root).lstrip("/"): full for full in files}
+
+
+def _is_file(filesystem: Any, full: str, info: dict[str, Any]) -> bool:
+    """Whether it is a file or leads to one: reading a pipe or a device may never end."""
+    if not info.get("islink"):
+        return bool(info["type"] == "file")
+    try:
+        return bool(filesystem.info(full)["type"] == "file")
+    except FileNotFoundError:
+        return False
 
 
 def _join(filesystem: Any, root: str, path: str) -> str:

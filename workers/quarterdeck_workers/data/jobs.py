@@ -198,7 +198,7 @@ class _Meeting:
     """Where the ranks of a `data` job tell rank 0 what they made."""
 
     def __init__(self, context: RankContext) -> None:
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         self._context = context
         self._board = TCPStore(

@@ -83,7 +83,10 @@ class DataOrder:
 
     def _lay_out(self) -> None:
         weights = effective_weights(self.domains)
-        limits = [None if d.passes is None else int(d.windows * d.passes) for d in self.domains]
+        limits = [
+            None if d.passes is None else int(d.windows * Fraction(str(d.passes)))
+            for d in self.domains
+        ]
         consumed = [0] * len(self.domains)
         start = 0
         live = [n for n, limit in enumerate(limits) if limit is None or limit > 0]
