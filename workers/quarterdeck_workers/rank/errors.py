@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import cast, get_args
 
 from quarterdeck.specs.protocol import Blame
 
@@ -23,6 +24,8 @@ class OutOfMemory(Exception):
 def blame_of(error: BaseException) -> Blame:
     """Whom an exception blames, looking along its chain of causes.
 
+    An exception may declare it itself by an attribute `blame`.
+
     `network` is what the healthy ranks of a gang raise when another one dies, so the supervisor
     prefers any other failure that came in the same moment. What says nothing is `unknown`.
     """
@@ -38,6 +41,9 @@ def blame_of(error: BaseException) -> Blame:
 
 
 def _blame_of_one(error: BaseException) -> Blame:
+    declared = getattr(error, "blame", None)
+    if declared in get_args(Blame):
+        return cast(Blame, declared)
     name, text = type(error).__name__, str(error).lower()
     if isinstance(error, DataError):
         return "data"

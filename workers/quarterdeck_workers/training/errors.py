@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from quarterdeck.specs.protocol import Blame
+from quarterdeck_workers.rank.errors import DataError
 
 
-class TrainingError(Exception):
-    """A training cannot go on. `blame` names the cause in the failure report."""
-
-    blame: Literal["user_code", "data", "memory", "disk", "unknown"] = "user_code"
-
-
-class Diverged(TrainingError):
+class Diverged(Exception):
     """Loss or gradients are no longer finite: the recipe, not the machine, is the cause."""
+
+    blame: Blame = "user_code"
 
     def __init__(self, step: int, what: str, learning_rate: float, last_saved: int | None) -> None:
         saved = f"step {last_saved} is saved" if last_saved else "nothing was saved yet"
@@ -22,7 +19,5 @@ class Diverged(TrainingError):
         )
 
 
-class WrongData(TrainingError):
+class WrongData(DataError):
     """The datasets cannot feed this training."""
-
-    blame = "data"

@@ -26,6 +26,7 @@ from typing import Any
 
 from quarterdeck.specs.protocol import RunOrder
 from quarterdeck_workers.rank.context import RankContext
+from quarterdeck_workers.rank.errors import blame_of
 
 PRETRAIN = "quarterdeck_workers.training.pretrain:main"
 
@@ -121,7 +122,7 @@ def run_gang(
 
 def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["quarterdeck_workers.training.preload"])
+    context.set_forkserver_preload(["quarterdeck_workers.training.pretrain"])
     return context
 
 
@@ -180,7 +181,7 @@ def _rank_main(
     try:
         getattr(importlib.import_module(module), name)(context)
     except Exception as error:
-        context.failure(str(error), traceback.format_exc(), getattr(error, "blame", "unknown"))
+        context.failure(str(error), traceback.format_exc(), blame_of(error))
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from quarterdeck.specs.kinds import PretrainSpec
 from quarterdeck_workers.rank.context import RankContext
+from quarterdeck_workers.training import preload  # noqa: F401  (so that forks find it)
 from quarterdeck_workers.training.inputs import open_inputs
 from quarterdeck_workers.training.loop import train
 from quarterdeck_workers.training.publish import publish

@@ -12,10 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.distributed as dist
 
+from quarterdeck.specs.kinds import PretrainSpec
 from quarterdeck.specs.protocol import ResolvedAsset, ResumeFrom, RunOrder
 from quarterdeck_workers.data.shards import Index, Shard
 from quarterdeck_workers.data.tokenizer import save_tokenizer, train_bpe
+from quarterdeck_workers.parallel.layout import Layout
+from quarterdeck_workers.rank.context import RankContext
+from quarterdeck_workers.training.layouts import parallelism_of
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
@@ -91,3 +97,34 @@ class Workshop:
             ) if resume else None,
             artifacts_uri=root.as_uri(), api_url="", run_key="",
         )  # fmt: skip
+
+
+def count_reductions(context: RankContext) -> None:
+    """An entry point: train, and tell what was reduced over the data-parallel group.
+
+    The result `reductions` is [calls, elements] summed over the run; what is smaller than 64
+    elements (norms, losses) is not a gradient.
+    """
+    from quarterdeck_workers.training import pretrain
+
+    spec = PretrainSpec.model_validate(context.order.spec)
+    layout = Layout.of(parallelism_of(spec, context.world_size), context.rank)
+    mine = next(group for group in layout.data_groups() if layout.rank in group)
+    counts = [0, 0]
+
+    def counted(function: Any) -> Any:
+        def wrapper(*arguments: Any, **keywords: Any) -> Any:
+            tensor = keywords.get("tensor", arguments[0] if arguments else None)
+            group = keywords.get("group")
+            ranks = dist.get_process_group_ranks(group) if group is not None else []
+            if isinstance(tensor, torch.Tensor) and tensor.numel() >= 64 and ranks == mine:
+                counts[0] += 1
+                counts[1] += tensor.numel()
+            return function(*arguments, **keywords)
+
+        return wrapper
+
+    for name in ("all_reduce", "reduce", "reduce_scatter", "reduce_scatter_tensor"):
+        setattr(dist, name, counted(getattr(dist, name)))
+    pretrain.main(context)
+    context.result("reductions", counts)
