@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 
 import quarterdeck
 from quarterdeck.api.middleware import AnswerDeadline, BodyLimit, RequestIdentity
-from quarterdeck.api.monitoring import CountRequests, Monitoring
+from quarterdeck.api.monitoring import PREFIX, CountRequests, Monitoring
 from quarterdeck.api.news import News
 from quarterdeck.api.problems import install_handlers
 from quarterdeck.api.routers import (
@@ -36,7 +36,6 @@ from quarterdeck.api.vault import Vault
 from quarterdeck.store.access_queries import ensure_project, forget_answers
 from quarterdeck.store.failures import UNAVAILABLE, Duplicate
 
-PREFIX = "/api/v1"
 FORGET_EVERY_S = 3600.0
 _log = logging.getLogger(__name__)
 

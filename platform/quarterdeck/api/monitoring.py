@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from quarterdeck.store import fleet_queries, job_queries, service_queries
 from quarterdeck.store.sessions import Database
 
+PREFIX = "/api/v1"
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -60,6 +61,13 @@ class Monitoring:
         return generate_latest(self.registry)
 
 
+def route_of(scope: Scope) -> str:
+    """The template of the address that was asked for, e.g. `/api/v1/jobs/{id}`."""
+    route = getattr(scope.get("route"), "path", "none")
+    inside = scope["path"].startswith(PREFIX) and not route.startswith(PREFIX)
+    return f"{PREFIX}{route}" if inside and route != "none" else route
+
+
 class CountRequests:
     """Counts answers by route template (never by address: names would be without bound)."""
 
@@ -75,7 +83,7 @@ class CountRequests:
 
         async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                route = getattr(scope.get("route"), "path", "none")
+                route = route_of(scope)
                 method = scope["method"] if route != "none" else "none"
                 self.monitoring.requests.labels(method, route, str(message["status"])).inc()
                 self.monitoring.seconds.labels(method, route).observe(time.perf_counter() - begun)

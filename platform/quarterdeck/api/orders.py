@@ -47,7 +47,9 @@ def _order(session: Session, state: ApiState, run: RunRow, run_key: str) -> RunO
             "placements": run.placements,
             "inputs": run.inputs,
             "resume": _resume(session, run),
-            "mean_time_to_failure": mean_time_to_failure(session, run.cluster),
+            "mean_time_to_failure": mean_time_to_failure(
+                session, run.cluster, max(1, len(run.placements))
+            ),
             "artifacts_uri": settings.artifacts_uri,
             "artifacts_options": dict(settings.artifacts_options),
             "secrets": {row.name: state.vault.open(row.value) for row in sealed},

@@ -10,6 +10,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import compile_path
 
 from quarterdeck.api.problem_catalogue import CATALOGUE
 from quarterdeck.specs.resources import FieldProblem, Problem
@@ -100,7 +101,19 @@ async def _http_error(request: Request, error: Exception) -> Response:
         404: ("unknown_route", f"{request.method} {request.url.path} is not an address here"),
         405: ("method_not_allowed", f"{request.url.path} does not answer {request.method}"),
     }.get(error.status_code, ("invalid_request", str(error.detail)))
-    return problem_response(ProblemError(name, detail), request.url.path, error.headers)
+    headers = dict(error.headers or {})
+    if name == "method_not_allowed":
+        headers["Allow"] = _methods(request)
+    return problem_response(ProblemError(name, detail), request.url.path, headers)
+
+
+def _methods(request: Request) -> str:
+    """Every method of the address: the router itself names those of one route only."""
+    found: set[str] = set()
+    for template, operations in request.app.openapi()["paths"].items():
+        if compile_path(template)[0].match(request.url.path):
+            found.update(method.upper() for method in operations)
+    return ", ".join(sorted(found)) or "GET"
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -69,6 +69,8 @@ async def _messages(
                     yield END
                     return
                 while not await state.news.wait(mark, settings.keep_alive_seconds):
+                    if asyncio.get_running_loop().time() > until:
+                        return
                     yield ": keep-alive\n\n"
                 if asyncio.get_running_loop().time() > until:
                     return

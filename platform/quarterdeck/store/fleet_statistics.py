@@ -12,11 +12,12 @@ FEWEST_FAILURES = 3
 WINDOW_S = 30 * 86_400.0
 
 
-def mean_time_to_failure(session: Session, cluster: str) -> float | None:
-    """Rank-seconds that gangs held ÷ failures of machines, over the last 30 days of a cluster,
-    in seconds of one rank; None while fewer than three failures were seen.
+def mean_time_to_failure(session: Session, cluster: str, ranks: int) -> float | None:
+    """Seconds that a gang of `ranks` can expect between failures of its machines.
 
-    Failures of the user's code, data and memory do not count: no checkpoint prevents them.
+    Rank-seconds that gangs held ÷ failures, over the last 30 days of a cluster, ÷ ranks; None
+    while fewer than three failures were seen. Failures of the user's code, data and memory do not
+    count: no machine is to blame for them.
     """
     ended = (RunRow.cluster == cluster) & (RunRow.created_at > database_now(-WINDOW_S))
     held = session.scalar(select(func.sum(RunRow.held_seconds)).where(ended)) or 0.0
@@ -29,4 +30,4 @@ def mean_time_to_failure(session: Session, cluster: str) -> float | None:
     ]
     if len(failures) < FEWEST_FAILURES:
         return None
-    return float(held) / len(failures)
+    return float(held) / len(failures) / ranks
