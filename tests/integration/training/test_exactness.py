@@ -102,6 +102,26 @@ def test_tied_learned_positions_with_sequence_parallelism(
     assert max(abs(split.metric("loss")[step] - plain[step]) for step in plain) < 1e-4
 
 
+def test_fewer_key_value_heads_than_tensor_ranks(
+    trainings: Any, difference: Difference
+) -> None:
+    """Each head is held by two ranks, and resumes on a layout that holds it once."""
+    architecture = LLAMA | {"num_key_value_heads": 1}
+    order = {"architecture": architecture, "steps": 8}
+    one = trainings.run("mqa-one", **order)
+    two = trainings.run(
+        "mqa-two", parallelism={"data": 2, "tensor": 2, "zero": 3, "sequence": True},
+        checkpoints={"every": 4}, **order,
+    )  # fmt: skip
+    assert two.failures == []
+    assert difference(one, two) < 1e-4
+    manifest = two.of("checkpoint")[0]["manifest"]
+    assert manifest["step"] == 4
+    back = trainings.run("mqa-back", resume=manifest, **order)
+    assert back.failures == []
+    assert difference(one, back) < 1e-4
+
+
 def test_bf16_in_a_cube_equals_bf16_in_one_process(
     trainings: Any, difference: Difference
 ) -> None:

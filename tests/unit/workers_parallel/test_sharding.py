@@ -40,11 +40,30 @@ def test_split_layers_know_what_they_are_part_of() -> None:
     assert shard_of(VocabParallelEmbedding(nn.Embedding(10, 4), group).weight).start == 5
 
 
+def test_few_key_value_heads_are_copied() -> None:
+    architecture = Architecture.model_validate(
+        {
+            "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 4, "num_key_value_heads": 2,
+        }
+    )  # fmt: skip
+    shards = []
+    for index in range(4):
+        layer = parallelize_block(DecoderLayer(architecture), TensorGroup(size=4, index=index))
+        weights = dict(layer.named_parameters())
+        assert shard_of(weights["attention.q.weight"]).shape == (8, 32)
+        shards.append(weights["attention.k.weight"])
+    assert [(shard_of(w).start, shard_of(w).copy) for w in shards] == [
+        (0, 0), (0, 1), (8, 0), (8, 1),
+    ]  # fmt: skip
+    assert [w.model_parallel for w in shards] == [True, False, True, False]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"num_attention_heads": 3}, "tensor: 2 does not divide num_attention_heads 3"),
-        ({"num_key_value_heads": 1}, "tensor: 2 does not divide num_key_value_heads 1"),
+        ({"num_attention_heads": 6, "num_key_value_heads": 3}, "neither divides num_key_value"),
         ({"intermediate_size": 7}, "tensor: 2 does not divide intermediate_size 7"),
     ],
 )

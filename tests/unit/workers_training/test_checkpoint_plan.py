@@ -20,7 +20,7 @@ def test_every_n_steps_keeps_its_grid_after_a_resume() -> None:
 
 def test_auto_measures_first_and_then_follows_young_and_daly() -> None:
     plan = CheckpointPlan(Checkpoints(every="auto"), mean_time_to_failure=3600.0, start=0)
-    assert [step for step in range(1, 12) if plan.due(step)][0] == 10
+    assert next(step for step in range(1, 12) if plan.due(step)) == 10
     plan.saved(10, save_seconds=2.0, step_seconds=0.5)
     interval = round(sqrt(2 * 2.0 * 3600.0) / 0.5)
     assert plan.interval == interval == 240

@@ -21,9 +21,10 @@ SEQUENCE = 1
 """The dimension that holds the sequence."""
 
 
-def _all_reduce(value: Tensor, group: TensorGroup) -> Tensor:
+def sum_over(value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The sum over the group's ranks, as a new tensor, taken in fp32."""
     total = value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    dist.all_reduce(total, group=group.group)
+    dist.all_reduce(total, group=group)
     return total.to(value.dtype)
 
 
@@ -39,11 +40,6 @@ def _reduce_scatter(value: Tensor, group: TensorGroup, dimension: int) -> Tensor
     mine = torch.empty_like(pieces[group.index])
     dist.reduce_scatter(mine, pieces, group=group.group)
     return mine.to(value.dtype)
-
-
-def sum_gradient(value: Tensor, group: TensorGroup) -> Tensor:
-    """The sum over the group of a gradient that each rank took from its part of the sequence."""
-    return _all_reduce(value, group)
 
 
 def split(value: Tensor, group: TensorGroup, dimension: int) -> Tensor:
@@ -69,7 +65,7 @@ class _Copy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _all_reduce(gradients[0], ctx.group), None
+        return sum_over(gradients[0], ctx.group.group), None
 
 
 class _Reduce(torch.autograd.Function):
@@ -77,7 +73,7 @@ class _Reduce(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, group: TensorGroup) -> Tensor:
-        return _all_reduce(value, group)
+        return sum_over(value, group.group)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -24,6 +24,8 @@ class TensorGroup:
     group: dist.ProcessGroup | None = None
     sequence: bool = False
     """Norms and residuals hold 1/size of the sequence each (Megatron sequence parallelism)."""
+    copies: dist.ProcessGroup | None = None
+    """The ranks that hold the same key/value heads, where there are fewer heads than ranks."""
 
 
 def local_device(local_rank: int) -> torch.device:
@@ -71,13 +73,30 @@ def join(
     return device
 
 
-def tensor_group(layout: Layout, *, sequence: bool) -> TensorGroup:
+def tensor_group(layout: Layout, *, sequence: bool, kv_heads: int) -> TensorGroup:
     """Make the tensor groups of all ranks; answers this rank's. Collective."""
     if layout.tensor == 1:
         return TensorGroup()
+    groups = layout.tensor_groups()
+    mine = _group_of(layout.rank, groups)
+    copies: dist.ProcessGroup | None = None
+    if layout.tensor > kv_heads and layout.tensor % kv_heads == 0:
+        size = layout.tensor // kv_heads
+        parts = [group[i : i + size] for group in groups for i in range(0, layout.tensor, size)]
+        copies = _group_of(layout.rank, parts)
+    return TensorGroup(layout.tensor, layout.slice, mine, sequence, copies)
+
+
+def data_group(layout: Layout) -> dist.ProcessGroup | None:
+    """Make the data-parallel groups; answers this rank's, None where it is alone. Collective."""
+    return _group_of(layout.rank, layout.data_groups()) if layout.data > 1 else None
+
+
+def _group_of(rank: int, groups: list[list[int]]) -> dist.ProcessGroup | None:
+    """Every rank takes part in making every group, and keeps its own."""
     mine: dist.ProcessGroup | None = None
-    for ranks in layout.tensor_groups():
+    for ranks in groups:
         group = dist.new_group(ranks)
-        if layout.rank in ranks:
+        if rank in ranks:
             mine = group
-    return TensorGroup(layout.tensor, layout.slice, mine, sequence)
+    return mine

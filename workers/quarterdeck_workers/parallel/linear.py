@@ -12,10 +12,15 @@ from quarterdeck_workers.parallel.sharding import Shard, mark
 
 
 def _part(
-    like: nn.Parameter, full_shape: tuple[int, ...], dimension: int | None, group: TensorGroup
+    like: nn.Parameter, dimension: int | None, group: TensorGroup, copies: int = 1
 ) -> nn.Parameter:
-    shard = Shard(full_shape, dimension, group.index if dimension is not None else 0,
-                  group.size if dimension is not None else 1)  # fmt: skip
+    """An empty parameter for this rank's part of `like`."""
+    shard = Shard(tuple(like.shape))
+    if dimension is not None:
+        shard = Shard(
+            tuple(like.shape), dimension, group.index // copies, group.size // copies,
+            copies, group.index % copies,
+        )  # fmt: skip
     empty = torch.empty(shard.shape, dtype=like.dtype, device=like.device)
     return mark(nn.Parameter(empty, requires_grad=like.requires_grad), shard)
 
@@ -32,20 +37,18 @@ class ColumnParallelLinear(nn.Module):
     """y = x·Wᵀ + b with W's rows (output features) split: [.., in] → [.., out / size].
 
     The input must have passed `collectives.enter`: layers that share an input (query, key and
-    value; gate and up) then pay for one collective instead of three.
+    value; gate and up) then pay for one collective instead of three. With `copies` each part is
+    held by so many neighbouring ranks.
     """
 
-    def __init__(self, linear: nn.Linear, group: TensorGroup) -> None:
+    def __init__(self, linear: nn.Linear, group: TensorGroup, copies: int = 1) -> None:
         super().__init__()
-        check_divisible(linear.out_features, group, "output features")
+        check_divisible(linear.out_features * copies, group, "output features")
         self.group = group
         self.in_features = linear.in_features
-        self.out_features = linear.out_features // group.size
-        self.weight = _part(linear.weight, tuple(linear.weight.shape), 0, group)
-        self.bias = (
-            None if linear.bias is None
-            else _part(linear.bias, tuple(linear.bias.shape), 0, group)
-        )  # fmt: skip
+        self.out_features = linear.out_features * copies // group.size
+        self.weight = _part(linear.weight, 0, group, copies)
+        self.bias = None if linear.bias is None else _part(linear.bias, 0, group, copies)
 
     def forward(self, value: Tensor) -> Tensor:
         return functional.linear(value, self.weight, self.bias)
@@ -60,11 +63,8 @@ class RowParallelLinear(nn.Module):
         self.group = group
         self.in_features = linear.in_features // group.size
         self.out_features = linear.out_features
-        self.weight = _part(linear.weight, tuple(linear.weight.shape), 1, group)
-        self.bias = (
-            None if linear.bias is None
-            else _part(linear.bias, tuple(linear.bias.shape), None, group)
-        )  # fmt: skip
+        self.weight = _part(linear.weight, 1, group)
+        self.bias = None if linear.bias is None else _part(linear.bias, None, group)
 
     def forward(self, value: Tensor) -> Tensor:
         total = leave(functional.linear(value, self.weight), self.group)
@@ -80,7 +80,7 @@ class VocabParallelEmbedding(nn.Module):
         self.group = group
         self.num_embeddings = embedding.num_embeddings
         self.embedding_dim = embedding.embedding_dim
-        self.weight = _part(embedding.weight, tuple(embedding.weight.shape), 0, group)
+        self.weight = _part(embedding.weight, 0, group)
 
     def forward(self, tokens: Tensor) -> Tensor:
         rows = self.weight.shape[0]

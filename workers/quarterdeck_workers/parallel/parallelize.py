@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from quarterdeck_workers.parallel.collectives import enter, sum_gradient
+from quarterdeck_workers.parallel.collectives import enter, sum_over
 from quarterdeck_workers.parallel.groups import TensorGroup
 from quarterdeck_workers.parallel.linear import (
     ColumnParallelLinear,
@@ -34,7 +34,7 @@ def parallelize_block(block: nn.Module, group: TensorGroup) -> nn.Module:
     """Split a decoder layer's projections. Raises ValueError where heads or widths do not divide.
 
     With sequence parallelism its input and output are [batch, sequence / size, hidden], and
-    `sum_whole_gradients` is still to be applied, once the parameters are in memory.
+    `sum_partial_gradients` is still to be applied, once the parameters are in memory.
     """
     if group.size == 1:
         return block
@@ -49,11 +49,25 @@ def parallelize_block(block: nn.Module, group: TensorGroup) -> nn.Module:
 def _split_attention(attention: Any, group: TensorGroup) -> None:
     size = attention.head_size
     check_divisible(attention.q.out_features // size, group, "num_attention_heads")
-    check_divisible(attention.k.out_features // size, group, "num_key_value_heads")
-    for name in ("q", "k", "v"):
-        setattr(attention, name, ColumnParallelLinear(getattr(attention, name), group))
+    copies = key_value_copies(attention.k.out_features // size, group.size)
+    attention.q = ColumnParallelLinear(attention.q, group)
+    for name in ("k", "v"):
+        setattr(attention, name, ColumnParallelLinear(getattr(attention, name), group, copies))
     attention.o = RowParallelLinear(attention.o, group)
     attention.register_forward_pre_hook(_enter_first(group))
+
+
+def key_value_copies(heads: int, tensor: int) -> int:
+    """How many tensor ranks hold each key/value head: 1, or more where there are fewer heads
+    than ranks. Raises ValueError when neither number divides the other."""
+    if heads % tensor == 0:
+        return 1
+    if tensor % heads:
+        raise ValueError(
+            f"tensor: {tensor} neither divides num_key_value_heads {heads} nor is a multiple of "
+            f"it: choose a divisor or a multiple of {heads}"
+        )
+    return tensor // heads
 
 
 def _split_feed_forward(feed_forward: Any, group: TensorGroup) -> None:
@@ -75,11 +89,20 @@ def split_head(head: nn.Linear, group: TensorGroup) -> nn.Module:
     return head if group.size == 1 else ColumnParallelLinear(head, group)
 
 
-def sum_whole_gradients(module: nn.Module, group: TensorGroup) -> None:
-    """Under sequence parallelism a parameter that each rank holds whole sees a part of the
-    sequence only: add its gradients up over the group."""
-    if group.size == 1 or not group.sequence:
+def sum_partial_gradients(module: nn.Module, group: TensorGroup) -> None:
+    """Add up, over the ranks that hold the same parameter, gradients of which each sees a part.
+
+    Under sequence parallelism these are the whole parameters, whose ranks see a part of the
+    sequence each; and always copied key/value heads, whose ranks see a part of the queries each.
+    Apply once the parameters are in memory.
+    """
+    if group.size == 1:
         return
     for parameter in module.parameters():
-        if shard_of(parameter).dimension is None and parameter.requires_grad:
-            parameter.register_hook(lambda gradient: sum_gradient(gradient, group))
+        if not parameter.requires_grad:
+            continue
+        shard = shard_of(parameter)
+        if shard.copies > 1:
+            parameter.register_hook(lambda gradient: sum_over(gradient, group.copies))
+        elif shard.dimension is None and group.sequence:
+            parameter.register_hook(lambda gradient: sum_over(gradient, group.group))

@@ -20,6 +20,10 @@ class Shard:
     dimension: int | None = None
     index: int = 0
     count: int = 1
+    copies: int = 1
+    """How many ranks of the tensor group hold this same part."""
+    copy: int = 0
+    """Which of them this rank is."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,9 +53,10 @@ class Shard:
 
 def mark(parameter: nn.Parameter, shard: Shard) -> nn.Parameter:
     """Remember what the parameter is part of; DeepSpeed reads `model_parallel` so as to count
-    split parameters of every rank, and whole ones once, in the gradient norm."""
+    split parameters of every rank, and whole or copied ones once, in the gradient norm."""
     setattr(parameter, ATTRIBUTE, shard)
-    parameter.model_parallel = shard.dimension is not None  # type: ignore[attr-defined]
+    split = shard.dimension is not None and shard.copy == 0
+    parameter.model_parallel = split  # type: ignore[attr-defined]
     return parameter
 
 

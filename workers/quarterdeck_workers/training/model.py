@@ -34,7 +34,7 @@ from quarterdeck_workers.parallel.parallelize import (
     parallelize_block,
     split_embedding,
     split_head,
-    sum_whole_gradients,
+    sum_partial_gradients,
 )
 from quarterdeck_workers.parallel.sharding import mark, shard_of
 from quarterdeck_workers.training.engine import LayerPlan, ModelPlan
@@ -132,7 +132,7 @@ def _decoder_layer(builder: Builder, index: int, recompute: bool) -> Callable[[]
             return parallelize_block(DecoderLayer(builder.architecture), builder.group)
 
         layer = builder.layer(f"layers.{index}.", make)
-        sum_whole_gradients(layer, builder.group)
+        sum_partial_gradients(layer, builder.group)
         return Recomputed(layer) if recompute else layer
 
     return build
@@ -171,7 +171,7 @@ def _back(builder: Builder) -> list[LayerPlan]:
 
     def norm() -> nn.Module:
         module = builder.layer("norm.", lambda: make_norm(architecture))
-        sum_whole_gradients(module, group)
+        sum_partial_gradients(module, group)
         return module
 
     def project(module: nn.Module, value: Tensor) -> Tensor:

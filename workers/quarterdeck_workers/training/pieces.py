@@ -47,13 +47,14 @@ def export_pieces(
     """This rank's (kind, piece) pairs; together all ranks give each element exactly once.
 
     Collective over the data-parallel group. Parameters that several ranks hold whole come from
-    the first of them: slice 0 of the tensor group, the first stage of a tied one.
+    the first of them: of the tensor group, or of the stages that share a tied one.
     """
     parameters = named_parameters(module)
     states = zero_state.collect(parameters, optimizer, data_group)
     for parameter, state in zip(parameters, states, strict=True):
         shard = shard_of(parameter)
-        if state is None or (shard.dimension is None and layout.slice > 0):
+        first = shard.copy == 0 if shard.dimension is not None else layout.slice == 0
+        if state is None or not first:
             continue
         if getattr(parameter, "ds_pipe_replicated", False):
             continue

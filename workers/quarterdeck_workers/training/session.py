@@ -17,7 +17,7 @@ from quarterdeck.specs.architecture import Architecture
 from quarterdeck.specs.kinds import PretrainSpec
 from quarterdeck.specs.training import Parallelism, Precision
 from quarterdeck_workers.data.loader import TokenLoader
-from quarterdeck_workers.parallel.groups import join, tensor_group
+from quarterdeck_workers.parallel.groups import data_group, join, tensor_group
 from quarterdeck_workers.parallel.layout import Layout
 from quarterdeck_workers.rank.context import RankContext
 from quarterdeck_workers.training.engine import Engine, ModelPlan, make_engine
@@ -87,8 +87,9 @@ def open_session(context: RankContext, spec: PretrainSpec, inputs: Inputs) -> Se
         master_port=context.master_port,
     )  # fmt: skip
     precision = spec.precision or ("fp32" if device.type == "cpu" else "bf16")
-    group = tensor_group(layout, sequence=parallelism.sequence)
-    data_group = _data_group(layout)
+    group = tensor_group(
+        layout, sequence=parallelism.sequence, kv_heads=architecture.kv_heads
+    )
     context.phase("building the model")
     builder = Builder(
         architecture, vocab_size, group, device, recipe.seed, tuple(spec.training.freeze)
@@ -102,7 +103,7 @@ def open_session(context: RankContext, spec: PretrainSpec, inputs: Inputs) -> Se
     return Session(
         context=context, spec=spec, parallelism=parallelism, precision=precision,
         architecture=architecture, vocab_size=vocab_size, layout=layout, device=device,
-        recipe=recipe, loader=loader, plan=plan, engine=engine, data_group=data_group,
+        recipe=recipe, loader=loader, plan=plan, engine=engine, data_group=data_group(layout),
         store=ArtifactStore(context.order.artifacts_uri, context.order.artifacts_options),
         parameters=parameters,
         flops_per_token=training_flops_per_token(architecture, recipe.sequence_length, vocab_size),
@@ -121,18 +122,6 @@ def check_lasts(recipe: Recipe, loader: TokenLoader) -> None:
             f"{recipe.steps} steps of {recipe.global_batch_size} sequences need {needed} samples, "
             f"but the datasets allow {available}: train for fewer steps or allow more passes"
         )
-
-
-def _data_group(layout: Layout) -> dist.ProcessGroup | None:
-    """The data-parallel group of this rank, for gathering state. Collective."""
-    if layout.data == 1:
-        return None
-    mine: dist.ProcessGroup | None = None
-    for ranks in layout.data_groups():
-        group = dist.new_group(ranks)
-        if layout.rank in ranks:
-            mine = group
-    return mine
 
 
 def _peak_flops(spec: PretrainSpec, precision: Precision, device: torch.device) -> float | None:
