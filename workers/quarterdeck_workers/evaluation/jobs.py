@@ -101,7 +101,7 @@ def open_model(folder: Path, metadata: dict[str, Any] | None = None) -> OpenedMo
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # a bar fills the job's log with carriage returns
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar fills the job's log with carriage returns
     eos = end_of_text_id(folder) if (folder / "tokenizer.json").is_file() else None
     if eos is None:
         raise DataProblem(
@@ -110,7 +110,7 @@ def open_model(folder: Path, metadata: dict[str, Any] | None = None) -> OpenedMo
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, dtype=torch.float32 if device.type == "cpu" else "auto"
     )
     model.to(device).eval()
