@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -67,15 +68,13 @@ class Machine:
         stop_ray(self.home)
 
 
-def leftovers(home: Path) -> list[str]:
-    """Processes that carry the home's mark."""
+def marked(home: Path) -> list[tuple[int, str]]:
+    """Pid and command line of the processes that carry the home's mark."""
     found = []
     for process in psutil.process_iter():
-        try:
+        with suppress(psutil.Error):
             if process.environ().get("QUARTERDECK_RAY") == str(home):
-                found.append(" ".join(process.cmdline()))
-        except psutil.Error:
-            continue
+                found.append((process.pid, " ".join(process.cmdline())))
     return found
 
 
@@ -96,4 +95,4 @@ def machine(recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield machine
     finally:
         machine.close()
-    assert leftovers(machine.home) == []
+    assert marked(machine.home) == []

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 from worker_recorder import Recorder
 
 COUNT = "for i in 1 2 3; do echo rank $RANK of $WORLD_SIZE says $i; sleep 0.1; done"
@@ -14,3 +16,60 @@ def test_two_counting_ranks(recorder: Recorder, machine: object) -> None:
         assert recorder.lines(run, rank) == expected
     assert [beat.seq for beat in recorder.beats[run]] == list(range(1, final.seq + 1))
     assert [rank.exit_code for rank in final.ranks] == [0, 0]
+
+
+def test_python_entry_point_publishes_through_the_preloaded_parent(
+    recorder: Recorder, machine: object, tmp_path: Path
+) -> None:
+    (tmp_path / "one.py").write_text("print(1)\n")
+    spec = {
+        "kind": "dataset", "name": "texts", "uri": tmp_path.as_uri(), "include": ["**/*.py"],
+    }  # fmt: skip
+    artifacts = (tmp_path / "artifacts").as_uri()
+    run = recorder.submit("dataset", "dataset", spec, artifacts_uri=artifacts)
+    final = recorder.ended(run)
+    assert final.reported_phase == "succeeded", final.failure
+    outputs = [output for beat in recorder.beats[run] for output in beat.outputs]
+    assert [(output.kind, output.name) for output in outputs] == [("dataset", "dataset")]
+
+
+def test_missing_data_is_blamed_on_data_with_its_traceback(
+    recorder: Recorder, machine: object
+) -> None:
+    spec = {"kind": "dataset", "name": "none", "uri": "file:///nowhere/at/all"}
+    run = recorder.submit("no-data", "dataset", spec)
+    final = recorder.ended(run)
+    assert final.reported_phase == "failed"
+    assert final.failure is not None
+    assert final.failure.blame == "data"
+    assert final.failure.rank == 0
+    assert "Traceback" in final.failure.traceback
+
+
+def test_environment_has_rendezvous_and_secrets_but_no_credentials(
+    recorder: Recorder, machine: object
+) -> None:
+    command = (
+        "env; cat $QUARTERDECK_SECRETS_DIR/TOKEN; echo; stat -c %a $QUARTERDECK_SECRETS_DIR;"
+        "cat /proc/$$/environ | tr '\\0' '\\n'"
+    )
+    run = recorder.submit(
+        "env", "command", {"command": command, "env": {"COLOUR": "blue"}}, ranks=2,
+        secrets={"TOKEN": "s3cret", "LOUD": "l0ud"}, env_secrets=["LOUD"],
+    )  # fmt: skip
+    assert recorder.ended(run).reported_phase == "succeeded"
+    lines = recorder.lines(run, 1)
+    variables = dict(line.split("=", 1) for line in lines if "=" in line)
+    assert variables["RANK"] == "1"
+    assert variables["WORLD_SIZE"] == variables["LOCAL_WORLD_SIZE"] == "2"
+    assert variables["MASTER_ADDR"] == "127.0.0.2"
+    assert variables["COLOUR"] == "blue"
+    assert variables["LOUD"] == "l0ud"
+    assert "TOKEN" not in variables
+    assert "s3cret" in lines
+    assert "700" in lines
+    allowed = {"QUARTERDECK_RAY"}
+    assert [name for name in variables if "RAY" in name and name not in allowed] == []
+    assert f"key-of-{run}" not in "\n".join(lines)
+    assert not Path(variables["QUARTERDECK_SECRETS_DIR"]).exists()
+    assert not Path(variables["QUARTERDECK_WORKDIR"]).exists()

@@ -35,7 +35,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.away = False
-        self.lose_answers = 0
+        self.lose_answers: set[str] = set()
         self.agent_beats: list[AgentBeat] = []
         self.orders: dict[str, RunOrder] = {}
         self.claimed: dict[str, str] = {}
@@ -92,11 +92,11 @@ class Recorder:
             RankPlacement(rank=rank, node_id=node, local_rank=chosen[:rank].count(node))
             for rank, node in enumerate(chosen)
         ]
+        order.setdefault("artifacts_uri", "memory://")
         self.orders[run_id] = RunOrder(
             run_id=run_id, epoch=1, owner_type="service" if kind == "service" else "job",
             owner_id=f"job-{run_id}", owner_name=run_id, kind=kind, spec=spec, cluster="test",
-            placements=placements, artifacts_uri="memory://", api_url=self.url,
-            run_key=f"key-of-{run_id}", **order,
+            placements=placements, api_url=self.url, run_key=f"key-of-{run_id}", **order,
         )  # fmt: skip
         return run_id
 
@@ -219,8 +219,8 @@ class Recorder:
         stored = self.beats.setdefault(run, [])
         if not stored or beat.seq > stored[-1].seq:
             stored.append(beat)
-        if self.lose_answers > 0:
-            self.lose_answers -= 1
+        if run in self.lose_answers:
+            self.lose_answers.discard(run)
             return _problem(503, "unavailable")
         reply = self.replies.get(run, BeatReply())
         return _answer(reply.model_copy(update={"acked_seq": stored[-1].seq}))

@@ -10,6 +10,7 @@ import socket
 import sys
 import traceback
 from pathlib import Path
+from typing import TextIO
 
 from quarterdeck_workers.rank.launch import Launch
 
@@ -43,8 +44,8 @@ def run(launch: Launch, report: int) -> int:
     faulthandler.enable(stacks)
     faulthandler.register(signal.SIGUSR1, stacks, all_threads=True)
     _fresh_randomness()
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
+    # Streams of a forked process still believe in the files of its parent.
+    sys.stdin, sys.stdout, sys.stderr = open(os.devnull), _stream(1), _stream(2)  # noqa: SIM115, PTH123
     return _call(launch, socket.socket(fileno=report))
 
 
@@ -73,6 +74,10 @@ def _call(launch: Launch, connection: socket.socket) -> int:
         context.failure(message, text[-_LONGEST_TRACEBACK:], blame_of(error))
         return FAILED
     return 0
+
+
+def _stream(descriptor: int) -> TextIO:
+    return open(descriptor, "w", buffering=1, errors="replace", closefd=False)
 
 
 def _fresh_randomness() -> None:

@@ -163,6 +163,7 @@ class RankProcess:
                     continue
                 self._add({"at": time.time(), **message})
         self._output_ended.wait(2.0)
+        self.kill()
         self.gone.set()
         self._add({"type": "gone", "at": time.time(), "clean": clean})
 
@@ -172,9 +173,11 @@ class RankProcess:
                 message = json.loads(line)
                 if message.get("type") == "hello":
                     self._reporters.add(int(message["pid"]))
-                    continue
-                if isinstance(message, dict) and "type" in message:
+                elif "type" in message:
                     self._add({"at": time.time(), **message})
+        with self._lock:
+            self._reports.remove(connection)
+        connection.close()
 
     def _read_output(self, descriptor: int) -> None:
         with os.fdopen(descriptor, "rb", buffering=0) as stream:

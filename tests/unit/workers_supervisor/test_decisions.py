@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from quarterdeck_workers.supervisor.failures import RankFailure, exit_failure, first_failure
+from quarterdeck_workers.supervisor.goodput import Goodput
+from quarterdeck_workers.supervisor.watchdog import Progress, odd_one_out, stalled
+
+BOUNDS = {"stall_after": 300.0, "stall_after_first": 600.0}
+
+
+# --- watchdog ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("progress", "now", "must_report", "expected"),
+    [
+        (Progress(0.0), 600.0, True, False),
+        (Progress(0.0), 600.1, True, True),
+        (Progress(0.0), 9e9, False, False),
+        (Progress(0.0, last=500.0), 1100.0, True, False),
+        (Progress(0.0, last=500.0), 1100.1, True, True),
+        (Progress(0.0, last=500.0, stepped=True), 800.0, True, False),
+        (Progress(0.0, last=500.0, stepped=True), 800.1, True, True),
+        (Progress(0.0, last=500.0, stepped=True), 800.1, False, True),
+    ],
+)
+def test_stall_bounds(progress: Progress, now: float, must_report: bool, expected: bool) -> None:
+    assert (stalled(progress, now, must_report=must_report, **BOUNDS) is not None) is expected
+
+
+def test_rank_outside_the_collective_is_singled_out() -> None:
+    waiting = 'File "torch/distributed/distributed_c10d.py", line 1 in all_reduce'
+    working = 'File "job.py", line 3 in read_batch'
+    assert odd_one_out({0: waiting, 1: working, 2: waiting}) == 1
+    assert odd_one_out({0: waiting, 1: waiting}) is None
+    assert odd_one_out({0: working, 1: working, 2: waiting}) is None
+    assert odd_one_out({0: working}) is None
+
+
+# --- first failure -----------------------------------------------------------------------------
+
+
+def failure(rank: int, at: float, blame: str, *, explained: bool = True) -> RankFailure:
+    return RankFailure(rank, at, blame, f"rank {rank}", explained=explained)  # type: ignore[arg-type]
+
+
+def test_cause_wins_over_the_network_errors_that_it_provokes() -> None:
+    network = [failure(2, 10.0, "network"), failure(1, 10.2, "network")]
+    failures = [*network, failure(0, 10.4, "memory")]
+    chosen = first_failure(failures)
+    assert chosen is not None
+    assert chosen.rank == 0
+
+
+def test_earliest_wins_among_equals() -> None:
+    chosen = first_failure([failure(2, 10.0, "unknown"), failure(0, 9.0, "data")])
+    assert chosen is not None
+    assert chosen.rank == 0
+    assert first_failure([]) is None
+
+
+def test_explanation_wins_over_the_bare_exit_of_the_same_rank() -> None:
+    bare = failure(1, 5.0, "unknown", explained=False)
+    chosen = first_failure([bare, failure(1, 6.0, "data")])
+    assert chosen is not None
+    assert chosen.blame == "data"
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "number", "oom", "blame"),
+    [
+        ("command", 3, None, False, "user_code"),
+        ("pretrain", 3, None, False, "unknown"),
+        ("command", None, signal.SIGKILL, False, "unknown"),
+        ("command", None, signal.SIGKILL, True, "memory"),
+        ("command", None, signal.SIGSEGV, False, "user_code"),
+        ("pretrain", None, signal.SIGSEGV, False, "unknown"),
+        ("pretrain", None, None, False, "unknown"),
+        ("command", None, 64, False, "unknown"),
+    ],
+)
+def test_blame_of_an_exit(
+    kind: str, code: int | None, number: int | None, oom: bool, blame: str
+) -> None:
+    found = exit_failure(kind, 0, 1.0, code=code, number=number, oom=oom, tail="last words")
+    assert found is not None
+    assert (found.blame, found.traceback) == (blame, "last words")
+
+
+def test_clean_exit_is_no_failure() -> None:
+    assert exit_failure("command", 0, 1.0, code=0, number=None, oom=False, tail="") is None
+
+
+# --- goodput -----------------------------------------------------------------------------------
+
+
+def test_a_step_counts_for_all_ranks_whether_one_or_all_report() -> None:
+    one, all_ranks = Goodput(4), Goodput(4)
+    one.add(1, 2.0)
+    for _ in range(4):
+        all_ranks.add(1, 2.0)
+    assert one.productive_seconds() == all_ranks.productive_seconds() == 8.0
+
+
+def test_steps_after_the_last_checkpoint_are_lost_with_the_run() -> None:
+    goodput = Goodput(2)
+    for step in range(1, 11):
+        goodput.add(step, 1.0)
+    goodput.checkpoint(8)
+    goodput.add(3, 1.0)  # a straggler's word on a settled step
+    assert goodput.productive_seconds() == 20.0
+    assert goodput.productive_seconds(lost=True) == 16.0
