@@ -48,7 +48,7 @@ def owner_of(inode):
 
 
 def own_platform_runs():
-    """Whether the port's owner may be this folder's own platform, which a second run attaches to."""
+    """Whether this folder's own platform may own the port: a second run attaches to it."""
     home = Path(os.environ.get("QUARTERDECK_HOME", ROOT / ".quarterdeck"))
     return (home / "processes.json").exists()
 

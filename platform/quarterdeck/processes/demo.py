@@ -29,7 +29,7 @@ from quarterdeck.specs.resources import Job, Run
 TOKENS = 32
 PROMPT = "def main():\n    parser = argparse.ArgumentParser("
 DATASET, TRAINING, EVALUATION = "stdlib", "llama-stdlib", "stdlib-perplexity"
-CHAIN = ("bpe-8k", "stdlib-tokens", TRAINING)
+CHAIN = ("bpe-4k", "stdlib-tokens", TRAINING)
 SERVICE = "stdlib-writer"
 ENDED = ("succeeded", "failed", "cancelled")
 
