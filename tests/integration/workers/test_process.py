@@ -18,7 +18,8 @@ import pytest
 
 from quarterdeck.specs.protocol import RankPlacement, RunOrder
 from quarterdeck_workers.rank.launch import Launch, scrubbed
-from quarterdeck_workers.rank.process import RankNews, RankProcess
+from quarterdeck_workers.rank.process import REPORT_PATH, RankNews, RankProcess
+from quarterdeck_workers.rank.reporting import REPORT_SOCKET
 
 ENTRIES = '''
 import os, sys, time
@@ -98,6 +99,23 @@ def finish(process: RankProcess, limit: float = 30.0) -> RankNews:
         last = float(any(message["type"] == "gone" for message in everything.messages))
         time.sleep(0.01)
     return everything
+
+
+def test_last_words_arrive_before_the_end(tmp_path: Path) -> None:
+    script = (
+        "from quarterdeck_workers import report\n"
+        "for step in range(3000): print('line', step)\n"
+        "report(7, {'loss': 0.5})\n"
+    )
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "job.py").write_text(script)
+    process = RankProcess(launch(tmp_path, command="python job.py"))
+    process.launch.environment[REPORT_SOCKET] = f"{process.launch.private}/{REPORT_PATH}"
+    process.start(None)
+    news = finish(process)
+    assert types(news)[-1] == "gone"
+    assert [m["metrics"] for m in news.messages if m["type"] == "step"] == [{"loss": 0.5}]
+    assert len(news.lines) == 3000
 
 
 def types(news: RankNews) -> list[str]:

@@ -36,9 +36,10 @@ class LogBuffer:
         if self._rest:
             self._finish(at)
 
-    def take(self, limit: int) -> list[tuple[float, str]]:
-        """The oldest lines, at most `limit`; they leave the buffer."""
-        taken = [self._lines.popleft() for _ in range(min(limit, len(self._lines)))]
+    def take(self, limit: int | None) -> list[tuple[float, str]]:
+        """The oldest lines, at most `limit` (None: all); they leave the buffer."""
+        count = len(self._lines) if limit is None else min(limit, len(self._lines))
+        taken = [self._lines.popleft() for _ in range(count)]
         self._bytes -= sum(len(line) for _, line in taken)
         return taken
 

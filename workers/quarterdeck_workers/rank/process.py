@@ -29,6 +29,9 @@ from quarterdeck_workers.rank.parent import READY
 _MOST_MESSAGES = 20_000
 _LINES_PER_TAKE = 2_000
 _CONNECT_SECONDS = 120.0
+_ACCEPT_SECONDS = 0.2
+_LAST_WORDS_SECONDS = 5.0
+"""How long what a dead process has said may take to be read."""
 _URGENT = frozenset({"failure", "checkpoint", "output", "endpoint", "phase", "exit", "gone"})
 REPORT_PATH = "report.sock"
 
@@ -68,7 +71,8 @@ class RankProcess:
         self._reports: list[socket.socket] = []
         self._reporters: set[int] = set()
         self._first_step = True
-        self._output_ended = threading.Event()
+        self._readers: list[threading.Thread] = []
+        self._ending = threading.Event()
 
     # --- starting --------------------------------------------------------------------------
 
@@ -77,6 +81,7 @@ class RankProcess:
 
         Raises LaunchFailed when the parent does not answer within two minutes.
         """
+        listener = self._listen() if self.launch.command is not None else None
         alive_read, self._alive = os.pipe()
         output_read, output_write = os.pipe()
         status, status_child = socket.socketpair()
@@ -89,7 +94,11 @@ class RankProcess:
                 send_launch(connection, self.launch, theirs)
                 if connection.recv(1) != READY:
                     raise LaunchFailed("the node's preloaded parent died while starting a rank")
-        except OSError as error:
+        except (OSError, LaunchFailed) as error:
+            self.kill()
+            for each in (status, report, *([listener] if listener else [])):
+                each.close()
+            os.close(output_read)
             raise LaunchFailed(f"the rank's process did not start: {error}") from error
         finally:
             os.close(alive_read)
@@ -97,11 +106,11 @@ class RankProcess:
             status_child.close()
             report_child.close()
         self._reports.append(report)
+        if listener is not None:
+            self._readers.append(self._thread(self._accept, listener))
+        self._readers.append(self._thread(self._read_reports, report))
+        self._readers.append(self._thread(self._read_output, output_read))
         self._thread(self._read_status, status)
-        self._thread(self._read_reports, report)
-        self._thread(self._read_output, output_read)
-        if self.launch.command is not None:
-            self._listen()
 
     def _connect(self, parent_socket: Path | None) -> socket.socket:
         if parent_socket is None:
@@ -126,30 +135,35 @@ class RankProcess:
                     raise
                 time.sleep(0.1)  # it may still be importing
 
-    def _listen(self) -> None:
+    def _listen(self) -> socket.socket:
         """Users' programs report over a socket with a path: it survives any launcher."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(Path(self.launch.private, REPORT_PATH)))
-        listener.listen(16)
-        self._thread(self._accept, listener)
+        listener.listen(64)
+        return listener
 
-    def _thread(self, target: Callable[..., object], *arguments: Any) -> None:
-        threading.Thread(target=target, args=arguments, daemon=True).start()
+    def _thread(self, target: Callable[..., object], *arguments: Any) -> threading.Thread:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        thread.start()
+        return thread
 
     # --- reading ---------------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
-        listener.settimeout(1.0)
+        listener.settimeout(_ACCEPT_SECONDS)
         with listener:
-            while not self.gone.is_set():
+            while True:
+                ending = self._ending.is_set()  # seen before the last look at the queue
                 try:
                     connection, _ = listener.accept()
                 except TimeoutError:
+                    if ending:
+                        return
                     continue
                 connection.settimeout(None)
                 with self._lock:
                     self._reports.append(connection)
-                self._thread(self._read_reports, connection)
+                self._readers.append(self._thread(self._read_reports, connection))
 
     def _read_status(self, status: socket.socket) -> None:
         clean = False
@@ -162,13 +176,19 @@ class RankProcess:
                     clean = bool(message["clean"])
                     continue
                 self._add({"at": time.time(), **message})
-        self._output_ended.wait(2.0)
+        self._ending.set()
         self.kill()
+        deadline = time.monotonic() + _LAST_WORDS_SECONDS
+        for reader in self._readers:  # grows while the first of them, the acceptor, ends
+            reader.join(max(0.0, deadline - time.monotonic()))
         self.gone.set()
         self._add({"type": "gone", "at": time.time(), "clean": clean})
 
     def _read_reports(self, connection: socket.socket) -> None:
-        with suppress(OSError, ValueError), connection.makefile("r", encoding="utf-8") as lines:
+        with (
+            suppress(OSError, ValueError, AttributeError),  # a broken or rude program
+            connection.makefile("r", encoding="utf-8") as lines,
+        ):
             for line in lines:
                 message = json.loads(line)
                 if message.get("type") == "hello":
@@ -186,7 +206,6 @@ class RankProcess:
                     self._logs.feed(data, time.time())
         with self._lock:
             self._logs.close(time.time())
-        self._output_ended.set()
 
     def _add(self, message: dict[str, Any]) -> None:
         with self._lock:
@@ -211,11 +230,13 @@ class RankProcess:
     def take(self) -> RankNews:
         """Everything new since the last call."""
         with self._lock:
-            news = RankNews(messages=list(self._messages), lines=self._logs.take(_LINES_PER_TAKE))
+            news = RankNews(messages=list(self._messages))
             self._messages.clear()
+            kinds = {message["type"] for message in news.messages}
+            news.lines = self._logs.take(None if "gone" in kinds else _LINES_PER_TAKE)
             news.dropped = self._logs.take_dropped() + self._dropped
             self._dropped = 0
-            if any(message["type"] in ("exit", "gone") for message in news.messages):
+            if kinds & {"exit", "gone"}:
                 news.tail = self._logs.tail
         news.memory = _resident(self.pid) if self.pid and not self.gone.is_set() else 0
         return news
