@@ -21,10 +21,10 @@ _PRIVATE = 0o600
 
 
 @keys.callback(invoke_without_command=True)
-def bare_keys(context: typer.Context) -> None:
+def bare_keys(context: typer.Context, output: Output = "table") -> None:
     """Credentials. Without a command: list them."""
     if context.invoked_subcommand is None:
-        list_keys()
+        list_keys(output=output)
 
 
 @keys.command("list")
@@ -92,10 +92,10 @@ def revoke(key: Annotated[str, typer.Argument(metavar="ID", help="As in `keys li
 
 
 @secrets.callback(invoke_without_command=True)
-def bare_secrets(context: typer.Context) -> None:
+def bare_secrets(context: typer.Context, project: Project = None, output: Output = "table") -> None:
     """Write-only values. Without a command: list their names."""
     if context.invoked_subcommand is None:
-        list_secrets()
+        list_secrets(project=project, output=output)
 
 
 @secrets.command("list")
@@ -142,7 +142,9 @@ def delete_secret(name: str, project: Project = None) -> None:
 def login(
     url: Annotated[str, typer.Argument(help="E.g. https://quarterdeck.example.com")],
 ) -> None:
-    """Remember an address and the key for it, which is asked for or read from stdin.
+    """Remember an address and the key for it.
+
+    The key is asked for, or read from stdin.
 
     Example: quarterdeck login https://quarterdeck.example.com < key.txt
     """

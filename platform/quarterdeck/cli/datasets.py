@@ -15,10 +15,10 @@ datasets = typer.Typer(help="Versions of datasets: list, add.", no_args_is_help=
 
 
 @datasets.callback(invoke_without_command=True)
-def bare(context: typer.Context) -> None:
+def bare(context: typer.Context, project: Project = None, output: Output = "table") -> None:
     """Versions of datasets. Without a command: list them."""
     if context.invoked_subcommand is None:
-        list_datasets()
+        list_datasets(project=project, output=output)
 
 
 @datasets.command("list")

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def doctor() -> None:
-    """Check address, key, api, clusters and nodes; exit code 1 when something is wrong.
+    """Check address, key, api, clusters and nodes.
+
+    Exit code 1 when something is wrong.
 
     Example: quarterdeck doctor
     """

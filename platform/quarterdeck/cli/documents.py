@@ -72,7 +72,9 @@ def apply(
 
 
 def diff(files: Files, project: Project = None) -> None:
-    """Show how files differ from what is there; exit code 1 when they do.
+    """Show how files differ from what is there.
+
+    Exit code 1 when they do.
 
     Example: quarterdeck diff -f service.yaml
     """

@@ -37,10 +37,10 @@ def clusters(output: Output = "table") -> None:
 
 
 @nodes.callback(invoke_without_command=True)
-def bare(context: typer.Context) -> None:
+def bare(context: typer.Context, output: Output = "table") -> None:
     """Machines. Without a command: list them."""
     if context.invoked_subcommand is None:
-        list_nodes()
+        list_nodes(output=output)
 
 
 @nodes.command("list")

@@ -35,7 +35,9 @@ def why(subject: Subject, project: Project = None, output: Output = "table") -> 
 
 
 def describe(subject: Subject, project: Project = None, output: Output = "table") -> None:
-    """Show a job or service with spec, attempts, results and last events.
+    """Show all there is to know of a job or service.
+
+    Spec, attempts, checkpoints, results, the failure, and the last events.
 
     Example: quarterdeck describe job/llama-8b
     """

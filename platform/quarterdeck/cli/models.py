@@ -34,10 +34,10 @@ def version_columns() -> list[Column[AssetVersion]]:
 
 
 @models.callback(invoke_without_command=True)
-def bare(context: typer.Context) -> None:
+def bare(context: typer.Context, project: Project = None, output: Output = "table") -> None:
     """Versions of models. Without a command: list them."""
     if context.invoked_subcommand is None:
-        list_models()
+        list_models(project=project, output=output)
 
 
 @models.command("list")

@@ -24,9 +24,10 @@ def plan(
     project: Project = None,
     output: Output = "table",
 ) -> None:
-    """Say what each `pretrain` document needs: memory, time, money, layouts, and why not others.
+    """Say what a training needs before it runs.
 
-    Exit code 1 when one does not fit.
+    For each `pretrain` document: memory, time, money, layouts, and why not others. Exit code 1
+    when one does not fit.
 
     Example: quarterdeck plan -f examples/pretrain-3d.yaml
     """

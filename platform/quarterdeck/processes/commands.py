@@ -48,9 +48,10 @@ def up(
         str, typer.Option("--node-ip", help="Ray's address on this machine.")
     ] = "127.0.0.2",
 ) -> None:
-    """Start the platform on this machine: api, controller, gateway, agent with Ray.
+    """Start the platform on this machine.
 
-    Ctrl-C writes checkpoints, suspends jobs and stops everything; the next `up` resumes them.
+    That is api, controller, gateway, and the agent with Ray. Ctrl-C writes checkpoints, suspends
+    jobs and stops everything; the next `up` resumes them.
 
     Example: quarterdeck up --slots 10
     """
@@ -77,7 +78,9 @@ def down(
         bool, typer.Option("--purge", help="Remove data, keys and logs too. No way back.")
     ] = False,
 ) -> None:
-    """Stop the platform on this machine, Ray included; jobs are suspended with a checkpoint.
+    """Stop the platform on this machine.
+
+    Jobs are suspended with a checkpoint for the next `up`; then every process ends, Ray included.
 
     Example: quarterdeck down
     """
@@ -91,7 +94,9 @@ def down(
 
 
 def demo(slots: Slots = 10, port: Port = 8080, gateway_port: GatewayPort = 8081) -> None:
-    """The whole way: train in 3D, kill a rank, resume, measure, serve, ask.
+    """Show the whole way on this machine.
+
+    Train in 3D, kill a rank, see it resume, measure, serve, ask.
 
     Example: quarterdeck demo
     """
@@ -110,21 +115,21 @@ def demo(slots: Slots = 10, port: Port = 8080, gateway_port: GatewayPort = 8081)
             own.listen()
             own.start()
         print(platform.ready_line(), flush=True)
-        stay = False
         try:
             with platform.client(retry_seconds=20) as client, platform.watched():
                 key = read_key(home.admin_key)
                 run_demo(client, platform.options.gateway_url, key, Console())
-            stay = sys.stdout.isatty()
-        except DemoFailed as error:
-            _tell(f"error: {error}")
-            raise typer.Exit(1) from error
-        finally:
-            if own is not None and not stay:
-                own.stop(suspend=False)
-        if own is not None and stay:
+        except BaseException as error:
+            if own is not None:
+                own.stop(suspend=isinstance(error, KeyboardInterrupt))
+            if isinstance(error, DemoFailed):
+                _fail(str(error))
+            raise
+        if own is not None and sys.stdout.isatty():
             _tell("the platform stays up; Ctrl-C stops it")
             own.run()
+        elif own is not None:
+            own.stop(suspend=False)
 
 
 def api(
