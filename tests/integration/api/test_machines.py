@@ -19,9 +19,7 @@ def placed(platform: Platform) -> tuple[Platform, dict[str, Any]]:
     """A job with a secret, placed on a cluster by the real controller; its run to start."""
     platform.admin.put("/secrets/TOKEN", {"value": "hunter2"})
     platform.agent.post("/agents/a/beat", agent_beat())
-    platform.admin.post(
-        "/jobs", command("a", ranks=2, secrets=[{"name": "TOKEN", "env": True}])
-    )
+    platform.admin.post("/jobs", command("a", ranks=2, secrets=[{"name": "TOKEN", "env": True}]))
     return platform, start_of(platform)
 
 
@@ -133,7 +131,7 @@ def test_what_a_run_says_is_seen_by_people_once(placed: tuple[Platform, dict[str
 
 
 def test_aliases_move_between_versions(placed: tuple[Platform, dict[str, Any]]) -> None:
-    platform, run, path = spoken(placed)
+    platform, _, _ = spoken(placed)
     admin = platform.admin
     assert admin.put("/models/m/aliases/prod", {"version": 1}).json()["aliases"] == ["prod"]
     assert admin.get("/models/m/versions/prod").json()["version"] == 1

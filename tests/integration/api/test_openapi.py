@@ -22,9 +22,7 @@ def test_every_reference_leads_somewhere_and_every_error_is_a_problem() -> None:
     text = json.dumps(schema)
     assert {part.split('"')[0] for part in text.split('"$ref": "')[1:]} <= known
     names = [
-        operation["operationId"]
-        for path in schema["paths"].values()
-        for operation in path.values()
+        operation["operationId"] for path in schema["paths"].values() for operation in path.values()
     ]
     assert len(names) == len(set(names))
     for path, operations in schema["paths"].items():

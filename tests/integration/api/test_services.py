@@ -52,9 +52,7 @@ def test_scaling_raises_the_version_and_apply_wants_the_files_number_again(
     tag = platform.admin.get("/services/s").headers["etag"]
     scaled = platform.admin.post("/services/s/scale", {"replicas": 5})
     assert scaled.json()["desired_replicas"] == 5 and scaled.headers["etag"] != tag
-    stale = platform.admin.post(
-        "/services/s/scale", {"replicas": 1}, headers={"If-Match": tag}
-    )
+    stale = platform.admin.post("/services/s/scale", {"replicas": 1}, headers={"If-Match": tag})
     assert problem(stale) == "stale_etag"
     again = platform.admin.post("/apply", {"documents": [SERVICE]}).json()["results"][0]
     assert again["action"] == "updated" and again["message"] == "revision 1"

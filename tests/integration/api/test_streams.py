@@ -38,9 +38,7 @@ def serving(database: Database, **changes: Any) -> Iterator[str]:
     """A real uvicorn on loopback; its address."""
     listening = socket.create_server(("127.0.0.1", 0))
     app = create_app(settings_for(database, keep_alive_seconds=0.2, **changes))
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-    )
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     thread.start()
     try:
@@ -58,11 +56,11 @@ def serve(database: Database) -> Iterator[Callable[..., str]]:
         yield lambda **changes: stack.enter_context(serving(database, **changes))
 
 
-def messages(response: httpx.Response, count: int) -> list[tuple[str, str]]:
+def messages(lines: Iterator[str], count: int) -> list[tuple[str, str]]:
     """The next `count` messages as (id or event, data); comments as ("", comment)."""
     found: list[tuple[str, str]] = []
     name = ""
-    for line in response.iter_lines():
+    for line in lines:
         field, _, value = line.partition(": ")
         if field in ("id", "event"):
             name = value
@@ -92,9 +90,7 @@ def test_events_come_as_they_happen_and_go_on_after_the_last_one_seen(
         assert next(followed).data["desired"] == "run"
 
 
-def test_a_jobs_stream_ends_after_its_end(
-    database: Database, serve: Callable[..., str]
-) -> None:
+def test_a_jobs_stream_ends_after_its_end(database: Database, serve: Callable[..., str]) -> None:
     with Client(serve(), add_raw_key(database, "home", "admin")) as client:
         client.submit(command("a"))
         client.jobs.cancel("a")
@@ -106,9 +102,7 @@ def test_a_jobs_stream_ends_after_its_end(
         assert list(client.follow_logs("job/a")) == []
 
 
-def test_log_lines_stream_while_a_run_speaks(
-    database: Database, serve: Callable[..., str]
-) -> None:
+def test_log_lines_stream_while_a_run_speaks(database: Database, serve: Callable[..., str]) -> None:
     url, key = serve(), add_raw_key(database, "home", "admin")
     with ExitStack() as stack:
         agent = stack.enter_context(AgentClient(url, add_raw_key(database, "agent", "agent")))
@@ -138,7 +132,7 @@ def test_log_lines_stream_while_a_run_speaks(
         with httpx.stream(
             "GET", f"{url}/api/v1/jobs/a/logs?follow=1", headers=headers, timeout=30
         ) as response:
-            texts = [data for _, data in messages(response, 3)]
+            texts = [data for _, data in messages(response.iter_lines(), 3)]
         assert texts[0] == "open" and "three" in texts[1] and "four" in texts[2]
         with database.write() as session:
             session.execute(update(JobRow).values(phase="failed"))
@@ -155,7 +149,8 @@ def test_a_quiet_stream_is_kept_alive_and_streams_are_bounded(
     }
     with httpx.stream("GET", f"{url}/api/v1/events", headers=headers, timeout=30) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        opened, event, quiet = messages(response, 3)
+        lines = response.iter_lines()  # closed with it, so it lives as long as the stream
+        opened, event, quiet = messages(lines, 3)
         assert (opened, event[0], quiet) == (("", "open"), "1", ("", "keep-alive"))
         refused = httpx.get(f"{url}/api/v1/events", headers=headers, timeout=30)
         assert (refused.status_code, problem(refused)) == (503, "too_many_streams")

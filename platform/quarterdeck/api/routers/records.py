@@ -39,10 +39,15 @@ LogStream = Annotated[
     Literal["output", "setup"] | None, Query(description="`output` or `setup`; default: both.")
 ]
 _READ = documented("key_unknown", "access_denied", "not_found")
+_MESSAGE = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    "required": ["data"],
+}
 _SSE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A page, or server-sent events",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": _MESSAGE}},
     },
     **documented("key_unknown", "access_denied", "not_found", "too_many_streams"),
 }
