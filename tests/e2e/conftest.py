@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from quarterdeck.client import Client
@@ -27,13 +28,23 @@ class Platform:
     def client(self) -> Client:
         return Client(self.url, self.key)
 
-    def quarterdeck(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def quarterdeck(
+        self, *arguments: str, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Run the command line as a user of this platform."""
         return subprocess.run(
             [sys.executable, "-m", "quarterdeck.processes.main", *arguments],
             env={**os.environ, "QUARTERDECK_HOME": str(self.home)},
             capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
+
+
+def running_commands() -> list[str]:
+    """Command lines of the processes of this machine."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        found.append(" ".join(process.info["cmdline"] or []))
+    return found
 
 
 def free_port() -> int:

@@ -11,7 +11,9 @@ import psutil
 from openai import OpenAI
 
 from quarterdeck.client import Client
+from quarterdeck.specs.protocol import RankState
 from quarterdeck.specs.resources import Job
+from tests.e2e.conftest import Platform
 
 STEPS = 24
 
@@ -44,9 +46,9 @@ def kill_one_rank(client: Client, job: Job) -> int:
     return run.epoch
 
 
-def test_train_kill_resume_evaluate_serve_and_ask(platform: object) -> None:
+def test_train_kill_resume_evaluate_serve_and_ask(platform: Platform) -> None:
     source = Path(__file__).resolve().parents[2] / "platform" / "quarterdeck"
-    with platform.client() as client:  # type: ignore[attr-defined]
+    with platform.client() as client:
         applied = client.apply(documents(source))
         assert [one.action for one in applied.results] == ["created"] * 5
         again = client.apply(documents(source))
@@ -74,7 +76,7 @@ def test_train_kill_resume_evaluate_serve_and_ask(platform: object) -> None:
         assert score.results["perplexity"] > 1
         assert score.results["bits_per_byte"] < score.results["unigram_bits_per_byte"]
 
-        check_service(client, platform.gateway_url, platform.key)  # type: ignore[attr-defined]
+        check_service(client, platform.gateway_url, platform.key)
     check_nothing_left(runs[-1].ranks)
 
 
@@ -111,6 +113,6 @@ def check_service(client: Client, gateway_url: str, key: str) -> None:
     client.services.delete("writer")
 
 
-def check_nothing_left(ranks: list[object]) -> None:
-    pids = [rank.pid for rank in ranks if rank.pid]  # type: ignore[attr-defined]
+def check_nothing_left(ranks: list[RankState]) -> None:
+    pids = [rank.pid for rank in ranks if rank.pid]
     assert not [pid for pid in pids if psutil.pid_exists(pid)]

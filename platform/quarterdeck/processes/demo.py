@@ -241,7 +241,8 @@ class Demo:
             self.sleep(0.3)
         if job.phase != "succeeded":
             raise DemoFailed(self._blame(job))
-        self.view.fact(f"job/{name} succeeded" + (f" · {', '.join(job.outputs)}" or ""))
+        made = f" · {', '.join(job.outputs)}" if job.outputs else ""
+        self.view.fact(f"job/{name} succeeded{made}")
         return job
 
     def _blame(self, job: Job) -> str:

@@ -1,4 +1,4 @@
-"""The shape of a decoder: Hugging Face `config.json` names, one class for GPT and LLaMA families."""
+"""The shape of a decoder: one class for the GPT and LLaMA families, `config.json` names."""
 
 from __future__ import annotations
 
