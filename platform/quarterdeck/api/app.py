@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 import quarterdeck
-from quarterdeck.api.middleware import AnswerDeadline, BodyLimit, RequestIdentity
+from quarterdeck.api.middleware import AnswerDeadline, BodyLimit, CatchFailures, RequestIdentity
 from quarterdeck.api.monitoring import PREFIX, CountRequests, Monitoring
 from quarterdeck.api.news import News
 from quarterdeck.api.problems import install_handlers
@@ -75,6 +75,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         seconds=settings.body_seconds,
     )
     app.add_middleware(AnswerDeadline, seconds=settings.answer_seconds)
+    app.add_middleware(CatchFailures)
     app.add_middleware(CountRequests, monitoring=parts.monitoring)
     app.add_middleware(RequestIdentity, new_id=lambda: _request_id(settings))
     return app

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quarterdeck.api.problems import ProblemError, problem_response
+from quarterdeck.api.problems import ProblemError, crash_response, problem_response
 
 _BEAT = re.compile(r"^/api/v1/(agents|runs)/[^/]+/beat$")
 _ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
@@ -108,6 +108,33 @@ def _too_large(limit: int) -> ProblemError:
         f"the body is over {limit} bytes: send less",
         headers={"Connection": "close"},
     )
+
+
+class CatchFailures:
+    """Answers a failure of ours with a problem, inside the other middlewares: it is counted and
+    carries the request's id like any answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        async def send_watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_watched)
+        except Exception as error:
+            if begun:
+                raise
+            identity = str(scope.get("state", {}).get("request_id", ""))
+            await crash_response(identity, scope["path"], error)(scope, receive, send)
 
 
 class AnswerDeadline:

@@ -82,7 +82,7 @@ def documented(*names: str) -> dict[int | str, dict[str, Any]]:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Answer every exception with a problem."""
+    """Answer every exception that is known with a problem; see middleware.CatchFailures."""
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(errors.StoreError, _store_error)
@@ -90,7 +90,6 @@ def install_handlers(app: FastAPI) -> None:
         app.add_exception_handler(refused, _refused)
     for unavailable in failures.UNAVAILABLE:
         app.add_exception_handler(unavailable, _unavailable)
-    app.add_exception_handler(Exception, _crashed)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -145,7 +144,7 @@ _OF_STORE: Mapping[type[errors.StoreError], str] = {
 async def _store_error(request: Request, error: Exception) -> Response:
     name = next((_OF_STORE[kind] for kind in _OF_STORE if isinstance(error, kind)), None)
     if name is None:
-        return await _crashed(request, error)
+        return crash_response(request.state.request_id, request.url.path, error)
     return problem_response(ProblemError(name, str(error)), request.url.path)
 
 
@@ -169,10 +168,9 @@ async def _unavailable(request: Request, error: Exception) -> Response:
     )
 
 
-async def _crashed(request: Request, error: Exception) -> Response:
-    identity = getattr(request.state, "request_id", "")
-    _log.error("request %s %s failed", identity, request.url.path, exc_info=error)
+def crash_response(identity: str, path: str, error: Exception) -> Response:
+    """The answer to a failure of ours, which is logged; it names the request and no cause."""
+    _log.error("request %s %s failed", identity, path, exc_info=error)
     return problem_response(
-        ProblemError("internal_error", f"the request {identity} failed: see the api's log"),
-        request.url.path,
+        ProblemError("internal_error", f"the request {identity} failed: see the api's log"), path
     )

@@ -48,6 +48,7 @@ def _sqlite(url: URL) -> Engine:
     engine = create_engine(
         url,
         json_serializer=dump_json,
+        hide_parameters=True,  # a failure's log must not show what people stored
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
         pool_size=10,
         max_overflow=20,
@@ -89,6 +90,7 @@ def _postgresql(url: URL, pool_size: int) -> Engine:
     return create_engine(
         url,
         json_serializer=dump_json,
+        hide_parameters=True,  # a failure's log must not show what people stored
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,

@@ -35,7 +35,7 @@ def test_every_kind_has_its_model() -> None:
         ({"training": {"tokens": "abc"}}, "training.tokens", "100B"),
         ({"datasets": [{"nam": "x"}]}, "datasets[0].nam", "did you mean 'name'?"),
         ({"datasets": [{"nam": "x"}]}, "datasets[0].name", "required"),
-        ({"architecture": {"hiden": 1}}, "architecture.hiden", "known: "),
+        ({"architecture": {"hiden": 1}}, "architecture.hiden", "did you mean 'hidden_size'"),
         ({"architecture": "llama-3-9b"}, "architecture", "did you mean llama-3-8b"),
         ({"checkpoints": {"every": 0}}, "checkpoints", "1 or more"),
         ({"env": {"A": 1}}, "env.A", "valid string"),
