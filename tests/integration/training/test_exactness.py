@@ -102,9 +102,7 @@ def test_tied_learned_positions_with_sequence_parallelism(
     assert max(abs(split.metric("loss")[step] - plain[step]) for step in plain) < 1e-4
 
 
-def test_fewer_key_value_heads_than_tensor_ranks(
-    trainings: Any, difference: Difference
-) -> None:
+def test_fewer_key_value_heads_than_tensor_ranks(trainings: Any, difference: Difference) -> None:
     """Each head is held by two ranks, and resumes on a layout that holds it once."""
     architecture = LLAMA | {"num_key_value_heads": 1}
     order = {"architecture": architecture, "steps": 8}
@@ -122,9 +120,7 @@ def test_fewer_key_value_heads_than_tensor_ranks(
     assert difference(one, back) < 1e-4
 
 
-def test_bf16_in_a_cube_equals_bf16_in_one_process(
-    trainings: Any, difference: Difference
-) -> None:
+def test_bf16_in_a_cube_equals_bf16_in_one_process(trainings: Any, difference: Difference) -> None:
     one = trainings.run("half-one", precision="bf16", parallelism={"zero": 0})
     cube = trainings.run(
         "half-cube", precision="bf16", parallelism={"data": 2, "tensor": 2, "pipeline": 2}

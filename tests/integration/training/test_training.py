@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from quarterdeck.specs.protocol import ResolvedAsset
+from quarterdeck_workers.data.tokenizer import save_tokenizer, train_bpe
 from quarterdeck_workers.models.folders import load_model
 from quarterdeck_workers.models.initialisation import build_model
 from quarterdeck_workers.training.gang import run_gang
@@ -133,6 +135,19 @@ def test_data_that_does_not_last_is_refused(trainings: Any) -> None:
     [failure] = gang.of("failure")
     assert failure["blame"] == "data"
     assert "need 64000 samples" in failure["message"]
+
+
+def test_another_tokenizer_than_the_datas_is_refused(trainings: Any) -> None:
+    order = trainings.workshop.order("foreign")
+    other = trainings.folder / "artifacts/other"
+    save_tokenizer(train_bpe(["another text"], 300).tokenizer, other)
+    order.inputs["tokenizer"] = [
+        ResolvedAsset(kind="tokenizer", name="other", version=1, digest="", uri=other.as_uri())
+    ]
+    gang = run_gang(order, 1, trainings.folder / "foreign")
+    [failure] = gang.of("failure")
+    assert failure["blame"] == "data"
+    assert "not made by tokenizer other" in failure["message"]
 
 
 def test_impossible_split_names_the_field(trainings: Any) -> None:

@@ -75,9 +75,7 @@ def test_steps_are_counted_from_one() -> None:
         recipe().learning_rate_at(0)
 
 
-@given(
-    st.integers(0, 50), st.integers(51, 200), st.sampled_from(["cosine", "linear", "constant"])
-)
+@given(st.integers(0, 50), st.integers(51, 200), st.sampled_from(["cosine", "linear", "constant"]))
 def test_rates_never_leave_their_bounds(warmup: int, steps: int, schedule: str) -> None:
     made = recipe(steps=steps, warmup_steps=warmup, learning_rate=1.0, lr_schedule=schedule)
     rates = [made.learning_rate_at(step) for step in range(1, steps + 1)]

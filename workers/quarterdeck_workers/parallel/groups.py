@@ -35,9 +35,7 @@ def local_device(local_rank: int) -> torch.device:
     return torch.device("cpu")
 
 
-def join(
-    layout: Layout, *, local_rank: int, master_address: str, master_port: int
-) -> torch.device:
+def join(layout: Layout, *, local_rank: int, master_address: str, master_port: int) -> torch.device:
     """Meet the other ranks and initialise torch's and DeepSpeed's default group.
 
     Sets the rendezvous variables that DeepSpeed reads from the environment. One computing

@@ -12,7 +12,7 @@ from quarterdeck_workers.parallel.sharding import Shard, mark
 
 
 def _part(
-    like: nn.Parameter, dimension: int | None, group: TensorGroup, copies: int = 1
+    like: Tensor, dimension: int | None, group: TensorGroup, copies: int = 1
 ) -> nn.Parameter:
     """An empty parameter for this rank's part of `like`."""
     shard = Shard(tuple(like.shape))

@@ -100,9 +100,7 @@ def run_gang(
             process.start()
             controls.processes.append(process)
         threads = [
-            threading.Thread(
-                target=_listen, args=(listener, gang, controls, observer), daemon=True
-            )
+            threading.Thread(target=_listen, args=(listener, gang, controls, observer), daemon=True)
             for _ in range(ranks)
         ]
         for thread in threads:

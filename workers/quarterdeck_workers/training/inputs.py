@@ -15,6 +15,7 @@ from quarterdeck.specs.kinds import PretrainSpec
 from quarterdeck.specs.protocol import ResolvedAsset
 from quarterdeck_workers.data.errors import DataProblem
 from quarterdeck_workers.data.loader import DomainSource, TokenLoader
+from quarterdeck_workers.data.tokenizer import tokenizer_digest
 from quarterdeck_workers.parallel.layout import Layout
 from quarterdeck_workers.rank.context import RankContext
 from quarterdeck_workers.training.errors import WrongData
@@ -62,6 +63,8 @@ def open_inputs(context: RankContext, spec: PretrainSpec) -> Inputs:
         loader = TokenLoader(
             sources, sequence_length=spec.training.sequence_length, seed=spec.training.seed
         )
+        if tokenizer is not None:
+            _check_made_by(loader, tokenizer, str(reference.get("name")))
     except DataProblem as error:
         raise WrongData(str(error)) from error
     tensor = Layout.of(parallelism_of(spec, context.world_size), context.rank).tensor
@@ -69,6 +72,14 @@ def open_inputs(context: RankContext, spec: PretrainSpec) -> Inputs:
     architecture = spec.architecture.model_copy(update={"vocab_size": size})
     reference.pop("uri", None)
     return Inputs(loader, architecture, size, tokenizer, reference)
+
+
+def _check_made_by(loader: TokenLoader, tokenizer: Path, name: str) -> None:
+    if tokenizer_digest(tokenizer) != loader.shards[0].index.tokenizer_sha256:
+        raise WrongData(
+            f"the datasets were not made by tokenizer {name}: leave tokenizer out, or tokenize "
+            "the datasets with it"
+        )
 
 
 def vocabulary_of(architecture: Architecture, tokens: int, tensor: int) -> int:

@@ -104,9 +104,7 @@ class Loop:
             )  # fmt: skip
             batch = session.loader.batch(indices)
             device = session.device
-            yield Batch(
-                batch.inputs.to(device), batch.targets.to(device), batch.domains.to(device)
-            )
+            yield Batch(batch.inputs.to(device), batch.targets.to(device), batch.domains.to(device))
 
     def _check_finite(self, step: int, loss: float, norm: float, rate: float) -> None:
         last_saved = self.saved.step if self.saved else None

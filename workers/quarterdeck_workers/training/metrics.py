@@ -15,7 +15,12 @@ from quarterdeck_workers.training.zero_state import masters, numel
 
 
 def memory_metrics(
-    module: nn.Module, optimizer: Any, *, data: int, zero: int, expected_activations: int,
+    module: nn.Module,
+    optimizer: Any,
+    *,
+    data: int,
+    zero: int,
+    expected_activations: int,
     device: torch.device,
 ) -> dict[str, float]:
     """Bytes by part on the rank that holds most of each, measured after a step. Collective.

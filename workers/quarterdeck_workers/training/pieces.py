@@ -41,8 +41,13 @@ def named_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 
 def export_pieces(
-    module: nn.Module, optimizer: Any, architecture: Architecture, layout: Layout,
-    data_group: dist.ProcessGroup | None, *, kinds: Sequence[str] = KINDS,
+    module: nn.Module,
+    optimizer: Any,
+    architecture: Architecture,
+    layout: Layout,
+    data_group: dist.ProcessGroup | None,
+    *,
+    kinds: Sequence[str] = KINDS,
 ) -> Iterator[tuple[str, Piece]]:
     """This rank's (kind, piece) pairs; together all ranks give each element exactly once.
 

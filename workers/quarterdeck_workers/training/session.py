@@ -87,9 +87,7 @@ def open_session(context: RankContext, spec: PretrainSpec, inputs: Inputs) -> Se
         master_port=context.master_port,
     )  # fmt: skip
     precision = spec.precision or ("fp32" if device.type == "cpu" else "bf16")
-    group = tensor_group(
-        layout, sequence=parallelism.sequence, kv_heads=architecture.kv_heads
-    )
+    group = tensor_group(layout, sequence=parallelism.sequence, kv_heads=architecture.kv_heads)
     context.phase("building the model")
     builder = Builder(
         architecture, vocab_size, group, device, recipe.seed, tuple(spec.training.freeze)
@@ -137,8 +135,13 @@ def _peak_flops(spec: PretrainSpec, precision: Precision, device: torch.device) 
 
 
 def _expected_activations(
-    architecture: Architecture, vocab_size: int, parallelism: Parallelism, recipe: Recipe,
-    precision: Precision, recompute: Literal["none", "full"], stage: int,
+    architecture: Architecture,
+    vocab_size: int,
+    parallelism: Parallelism,
+    recipe: Recipe,
+    precision: Precision,
+    recompute: Literal["none", "full"],
+    stage: int,
 ) -> int:
     parts = rank_memory(
         architecture, vocab_size, parallelism, sequence_length=recipe.sequence_length,

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from quarterdeck.specs.kinds import PretrainSpec
 from quarterdeck.specs.protocol import ResolvedAsset, ResumeFrom, RunOrder
 from quarterdeck_workers.data.shards import Index, Shard
-from quarterdeck_workers.data.tokenizer import save_tokenizer, train_bpe
+from quarterdeck_workers.data.tokenizer import save_tokenizer, tokenizer_digest, train_bpe
 from quarterdeck_workers.parallel.layout import Layout
 from quarterdeck_workers.rank.context import RankContext
 from quarterdeck_workers.training.layouts import parallelism_of
@@ -44,7 +44,7 @@ class Workshop:
         text = Path(argparse.__file__).read_text(encoding="utf-8")
         tokenizer = train_bpe([text], 384).tokenizer
         save_tokenizer(tokenizer, self.artifacts / "tokenizer")
-        sha = hashlib.sha256((self.artifacts / "tokenizer/tokenizer.json").read_bytes()).hexdigest()
+        sha = tokenizer_digest(self.artifacts / "tokenizer")
         ids = np.array(tokenizer.encode(text).ids, dtype="<u2")
         for number, name in enumerate(domains):
             part = np.array_split(ids, len(domains))[number]
