@@ -15,7 +15,7 @@ from quarterdeck.specs.protocol import RankState
 from quarterdeck.specs.resources import Job
 from tests.e2e.conftest import Platform
 
-STEPS = 24
+STEPS = 40
 
 
 def documents(text: Path) -> list[dict[str, object]]:
@@ -30,7 +30,7 @@ def documents(text: Path) -> list[dict[str, object]]:
                           "max_position_embeddings": 128},
          "parallelism": {"data": 2, "tensor": 2, "pipeline": 2},
          "training": {"steps": STEPS, "sequence_length": 64, "global_batch_size": 8,
-                      "learning_rate": 3e-3, "warmup_steps": 2},
+                      "learning_rate": 1e-2, "warmup_steps": 4},
          "checkpoints": {"every": 4, "keep_last": 2}},
         {"kind": "evaluate", "name": "score", "model": "job/tiny", "datasets": "text#held_out"},
     ]  # fmt: skip
