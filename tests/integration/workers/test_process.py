@@ -21,7 +21,7 @@ from quarterdeck_workers.rank.launch import Launch, scrubbed
 from quarterdeck_workers.rank.process import REPORT_PATH, RankNews, RankProcess
 from quarterdeck_workers.rank.reporting import REPORT_SOCKET
 
-ENTRIES = '''
+ENTRIES = """
 import os, sys, time
 
 def steps(context):
@@ -44,7 +44,7 @@ def hang_here(context):
 
 def fill_the_disk(context):
     raise OSError(28, "No space left on device")
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +148,7 @@ def test_stop_reaches_the_entry_point(parent: Path, tmp_path: Path) -> None:
     assert results == [True]
 
 
-def test_stacks_of_a_hanging_rank_and_the_end_of_its_daemons(
-    parent: Path, tmp_path: Path
-) -> None:
+def test_stacks_of_a_hanging_rank_and_the_end_of_its_daemons(parent: Path, tmp_path: Path) -> None:
     process = RankProcess(launch(tmp_path, entry="job_entries:hang_here"))
     process.start(parent)
     heard(process, "phase")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from conftest import Machine
 from worker_recorder import Recorder
+
+from quarterdeck.specs.protocol import ResumeFrom
 
 HANG = """
 cat > job.py <<'END'
@@ -76,9 +79,7 @@ def test_news_is_spooled_while_the_api_is_away_and_told_once(
     assert 0 < final.productive_seconds <= final.held_seconds
 
 
-def test_stop_lets_a_program_finish_and_is_no_failure(
-    recorder: Recorder, machine: Machine
-) -> None:
+def test_stop_lets_a_program_finish_and_is_no_failure(recorder: Recorder, machine: Machine) -> None:
     command = "trap 'echo saving; exit 3' TERM; echo up; while :; do sleep 0.1; done"
     run = recorder.submit("stop", "command", {"command": command}, ranks=2)
     recorder.wait(lambda: recorder.lines(run).count("up") == 2)
@@ -106,3 +107,41 @@ def test_vanished_node_is_blamed(recorder: Recorder, machine: Machine) -> None:
     failure = recorder.ended(run).failure
     assert failure is not None
     assert failure.blame == "node"
+
+
+KEEP = """
+cat > job.py <<'END'
+import os
+from pathlib import Path
+from quarterdeck_workers import report
+if "QUARTERDECK_RESUME_DIR" in os.environ:
+    print("resumed", Path(os.environ["QUARTERDECK_RESUME_DIR"], "state").read_text(),
+          os.environ["QUARTERDECK_RESUME_STEP"])
+else:
+    Path("out").mkdir()
+    Path("out/state").write_text("half way")
+    report(5, checkpoint="out")
+    report(6, checkpoint="not-there")
+END
+exec python job.py
+"""
+
+
+def test_folder_of_a_program_is_kept_and_given_to_the_next_attempt(
+    recorder: Recorder, machine: Machine, tmp_path: Path
+) -> None:
+    artifacts = (tmp_path / "artifacts").as_uri()
+    first = recorder.submit("keeps", "command", {"command": KEEP}, artifacts_uri=artifacts)
+    assert recorder.ended(first).reported_phase == "succeeded"
+    manifests = [each for beat in recorder.beats[first] for each in beat.checkpoints]
+    assert [(each.step, [file.path for file in each.files]) for each in manifests] == [
+        (5, ["state"])
+    ]
+    events = [event.type for beat in recorder.beats[first] for event in beat.events]
+    assert events == ["checkpoint.failed"]
+    resume = ResumeFrom(checkpoint_id="ckpt-1", step=5, uri=manifests[0].uri, manifest=manifests[0])
+    again = recorder.submit(
+        "keeps-again", "command", {"command": KEEP}, artifacts_uri=artifacts, resume=resume
+    )
+    assert recorder.ended(again).reported_phase == "succeeded"
+    assert recorder.lines(again) == ["resumed half way 5"]

@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quarterdeck.specs.protocol import RunOrder
 from quarterdeck_workers.rank.entry import STACKS_FILE
+from quarterdeck_workers.rank.folders import keep_folder
 from quarterdeck_workers.rank.launch import Launch, send_launch
 from quarterdeck_workers.rank.logs import LogBuffer
 from quarterdeck_workers.rank.parent import READY
@@ -30,8 +32,8 @@ _MOST_MESSAGES = 20_000
 _LINES_PER_TAKE = 2_000
 _CONNECT_SECONDS = 120.0
 _ACCEPT_SECONDS = 0.2
-_LAST_WORDS_SECONDS = 5.0
-"""How long what a dead process has said may take to be read."""
+_LAST_WORDS_SECONDS = 60.0
+"""How long what a dead process has said may take to be read, and its last folder to be kept."""
 _URGENT = frozenset({"failure", "checkpoint", "output", "endpoint", "phase", "exit", "gone"})
 REPORT_PATH = "report.sock"
 
@@ -193,11 +195,29 @@ class RankProcess:
                 message = json.loads(line)
                 if message.get("type") == "hello":
                     self._reporters.add(int(message["pid"]))
+                elif message.get("type") == "checkpoint_folder":
+                    self._keep(message)
                 elif "type" in message:
                     self._add({"at": time.time(), **message})
         with self._lock:
             self._reports.remove(connection)
         connection.close()
+
+    def _keep(self, message: dict[str, Any]) -> None:
+        """Copy a reported folder. A failing copy costs that checkpoint, not the run."""
+        if self.launch.rank != 0:
+            return
+        step, folder = int(message["step"]), Path(str(message["folder"]))
+        try:
+            manifest = keep_folder(RunOrder.model_validate(self.launch.order), step, folder)
+        except Exception as error:
+            why = f"checkpoint of step {step} was not kept: {error}"
+            self._say("event", event="checkpoint.failed", message=why, data={"step": step})
+        else:
+            self._say("checkpoint", manifest=manifest.model_dump(mode="json"))
+
+    def _say(self, kind: str, **content: Any) -> None:
+        self._add({"type": kind, "at": time.time(), **content})
 
     def _read_output(self, descriptor: int) -> None:
         with os.fdopen(descriptor, "rb", buffering=0) as stream:

@@ -70,9 +70,10 @@ def report(
 ) -> None:
     """Tell the platform that `step` is done; outside of it this does nothing.
 
-    `metrics` are kept per step. `checkpoint` is a folder whose files are durable: the platform
-    copies it to the artifact store and gives it to the next attempt as
-    `$QUARTERDECK_RESUME_DIR`. `seconds` is the productive time of the step, for goodput.
+    `metrics` are kept per step. `checkpoint` (of rank 0) is a folder of complete files that stays
+    as it is until the next one is reported: the platform copies it to the artifact store and
+    gives it to the next attempt as `$QUARTERDECK_RESUME_DIR`, with `$QUARTERDECK_RESUME_STEP`.
+    `seconds` is the productive time of the step, for goodput.
     """
     _reporter.send(
         {

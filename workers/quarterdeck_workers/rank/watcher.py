@@ -25,6 +25,7 @@ from quarterdeck_workers.rank.descendants import (
     become_subreaper,
     die_with_parent,
     end_descendants,
+    name_process,
     reap_all,
 )
 from quarterdeck_workers.rank.launch import Launch
@@ -49,6 +50,7 @@ def watch(launch: Launch, descriptors: list[int], run: Callable[[Launch, int], i
     code = 1
     try:
         os.setsid()
+        name_process(f"qd-watch-{launch.rank}")
         become_subreaper()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -113,6 +115,7 @@ def _become_rank(
     code = 1
     try:
         os.setsid()
+        name_process(f"qd-rank-{launch.rank}")
         die_with_parent()
         if os.getppid() != watcher:
             os._exit(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from quarterdeck_workers.supervisor.watchdog import odd_one_out, stalled
 NAMESPACE = "quarterdeck"
 FINAL_GRACE_SECONDS = 3600.0
 """How long the end of a run waits for an api that is away."""
+ORDER_SECONDS = 60.0
 _TICK_SECONDS = 0.25
 _KILL_MARGIN_SECONDS = 3.0
 log = logging.getLogger(__name__)
@@ -54,6 +56,16 @@ class Supervisor:
         self._stacks: dict[int, str] = {}
         self._phase: RunPhase | None = None
         self._failure: RankFailure | None = None
+        self._called = asyncio.Event()
+        self._waiting = asyncio.get_running_loop().create_task(self._leave_without_order())
+
+    async def _leave_without_order(self) -> None:
+        """An agent that died between creation and order leaves an actor that nobody needs."""
+        try:
+            await asyncio.wait_for(self._called.wait(), ORDER_SECONDS)
+        except TimeoutError:
+            log.error("no order came within %g s: leaving", ORDER_SECONDS)
+            os._exit(1)
 
     async def ping(self) -> bool:
         """A sign of life."""
@@ -61,6 +73,7 @@ class Supervisor:
 
     async def run(self, order: RunOrder) -> None:
         """Carry the run to its end, then leave the actor."""
+        self._called.set()
         logging.basicConfig(level=logging.INFO)
         self._run = order
         self._spool = Spool()

@@ -89,14 +89,17 @@ class Gang:
 
     async def start(self) -> None:
         """Agree on the rendezvous and start all processes at once. Raises GangFailed."""
-        run = self.order.run_id, self.order.epoch
-        facts = await self._all(lambda rank: self._actors[rank].prepare.remote(*run))
-        master = facts[0]
         nodes: dict[str, list[RankPlacement]] = {}
         for place in self.placements:
             nodes.setdefault(place.node_id, []).append(place)
         for places in nodes.values():
             places.sort(key=lambda place: place.local_rank)
+        order = self.order.model_copy(update={"run_key": "", "api_url": ""})
+        first = {places[0].rank for places in nodes.values()}
+        facts = await self._all(
+            lambda rank: self._actors[rank].prepare.remote(order, rank in first)
+        )
+        master = facts[0]
         node_ranks = {node_id: index for index, node_id in enumerate(nodes)}
 
         def berth(place: RankPlacement) -> Berth:
@@ -109,7 +112,6 @@ class Gang:
                 devices=tuple(devices),
             )  # fmt: skip
 
-        order = self.order.model_copy(update={"run_key": "", "api_url": ""})
         berths = {place.rank: berth(place) for place in self.placements}
         await self._all(lambda rank: self._actors[rank].start.remote(order, berths[rank]))
 

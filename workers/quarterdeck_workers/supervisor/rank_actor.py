@@ -17,6 +17,7 @@ import ray
 from quarterdeck.specs.protocol import RunOrder
 from quarterdeck_workers.rank.context import RankContext, environment_for
 from quarterdeck_workers.rank.entry import STACKS_FILE
+from quarterdeck_workers.rank.folders import RESUME_DIR, RESUME_STEP, restore_folder
 from quarterdeck_workers.rank.launch import Launch, scrubbed, write_secrets
 from quarterdeck_workers.rank.parent import ENVIRONMENT
 from quarterdeck_workers.rank.process import REPORT_PATH, RankNews, RankProcess
@@ -28,6 +29,7 @@ NODE_HOME = "QUARTERDECK_NODE_HOME"
 NODE_TEMP = "QUARTERDECK_NODE_TEMP"
 """The same, with a path short enough for unix sockets."""
 PARENT_SOCKET = "parent.sock"
+RESUME_FOLDER = "resume"
 _MEMORY_FOLDER = Path("/dev/shm")
 
 
@@ -55,13 +57,16 @@ class Rank:
         self._loop = asyncio.get_running_loop()
         self._held: tuple[Path, int] | None = None
 
-    async def prepare(self, run_id: str, epoch: int) -> dict[str, Any]:
+    async def prepare(self, order: RunOrder, first: bool) -> dict[str, Any]:
         """Where this rank is: its node's address, a free port there, its devices.
 
-        Holds the run's folder, so that it lasts until all ranks have ended.
+        Holds the run's folder, so that it lasts until all ranks have ended; the node's `first`
+        rank fetches what a user's program left at its last checkpoint.
         """
-        workdir = _workdir(run_id, epoch)
+        workdir = _workdir(order)
         self._held = workdir, hold(workdir)
+        if first and order.kind == "command" and order.resume is not None:
+            await asyncio.to_thread(restore_folder, order, order.resume, workdir / RESUME_FOLDER)
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         with socket.socket() as probe:
             probe.bind((address, 0))
@@ -129,12 +134,12 @@ def _private_folder() -> Path:
     return folder
 
 
-def _workdir(run_id: str, epoch: int) -> Path:
-    return Path(os.environ[NODE_HOME], "work", f"{run_id}-{epoch}")
+def _workdir(order: RunOrder) -> Path:
+    return Path(os.environ[NODE_HOME], "work", f"{order.run_id}-{order.epoch}")
 
 
 def _launch(order: RunOrder, berth: Berth, private: Path) -> Launch:
-    workdir = _workdir(order.run_id, order.epoch)
+    workdir = _workdir(order)
     visible = order.model_copy(update={"run_key": "", "api_url": "", "secrets": {}})
     context = RankContext(
         order=visible, rank=berth.rank, world_size=berth.world_size, local_rank=berth.local_rank,
@@ -154,6 +159,9 @@ def _launch(order: RunOrder, berth: Berth, private: Path) -> Launch:
         QUARTERDECK_ATTEMPT=str(order.attempt),
         **{REPORT_SOCKET: str(private / REPORT_PATH), STACKS: str(private / STACKS_FILE)},
     )
+    if order.kind == "command" and order.resume is not None:
+        environment[RESUME_DIR] = str(workdir / RESUME_FOLDER)
+        environment[RESUME_STEP] = str(order.resume.step)
     command = str(order.spec["command"]) if order.kind == "command" else None
     return Launch(
         order=visible.model_dump(mode="json"), rank=berth.rank, world_size=berth.world_size,

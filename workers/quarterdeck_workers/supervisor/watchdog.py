@@ -23,7 +23,11 @@ class Progress:
 
 
 def stalled(
-    progress: Progress, now: float, *, stall_after: float, stall_after_first: float,
+    progress: Progress,
+    now: float,
+    *,
+    stall_after: float,
+    stall_after_first: float,
     must_report: bool,
 ) -> str | None:
     """Why the run counts as stalled, or None.
@@ -47,9 +51,5 @@ def odd_one_out(stacks: Mapping[int, str]) -> int | None:
     None when all wait, or several do not: then nobody can be singled out.
     """
     known = {rank: stack for rank, stack in stacks.items() if stack}
-    outside = [
-        rank
-        for rank, stack in known.items()
-        if not any(mark in stack for mark in _WAITING)
-    ]
+    outside = [rank for rank, stack in known.items() if not any(mark in stack for mark in _WAITING)]
     return outside[0] if len(outside) == 1 and len(known) > 1 else None
