@@ -149,7 +149,7 @@ class Demo:
         names = (
             ("perplexity", "perplexity on held-out text"),
             ("bits_per_byte", "bits per byte, this model"),
-            ("unigram_bits_per_byte", "bits per byte, unigram of the same tokens"),
+            ("unigram_bits_per_byte", "bits per byte, unigram"),
             ("gzip_bits_per_byte", "bits per byte, gzip -9"),
             ("xz_bits_per_byte", "bits per byte, xz -9"),
         )
@@ -226,6 +226,8 @@ class Demo:
             rows.append(("loss", f"{story.first_loss:.3f} → {job.progress.loss:.3f}"))
         rows += story.rows
         rows.append(("whole demo", duration(self.view.elapsed)))
+        rows.append(("api", self.client.url))
+        rows.append(("gateway (any OpenAI client)", f"{self.gateway_url}/v1"))
         self.view.table("What happened", rows)
 
     # --- helpers -------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def progress_line(job: Job) -> str:
         parts.append(f"{progress.tokens_per_second:,.0f} tok/s")
     if progress.eta_seconds is not None and job.phase == "running":
         parts.append(f"ETA {duration(progress.eta_seconds)}")
-    if progress.goodput is not None:
+    if progress.goodput is not None and progress.step is not None:
         parts.append(f"goodput {progress.goodput:.0%}")
     if job.message and progress.step is None:
         parts.append(job.message)
