@@ -18,7 +18,13 @@ import ray
 
 import quarterdeck
 from quarterdeck.client.agents import AgentClient
-from quarterdeck.client.errors import Conflict, QuarterdeckError, StaleEpoch
+from quarterdeck.client.errors import (
+    Conflict,
+    QuarterdeckError,
+    ServerFailure,
+    StaleEpoch,
+    Unreachable,
+)
 from quarterdeck.specs.protocol import AgentBeat, AgentWork, NodeReport, RunSighting, RunToStart
 from quarterdeck_workers.agent.ray_cluster import RayCluster, RaySilent
 from quarterdeck_workers.agent.settings import AgentSettings
@@ -136,11 +142,10 @@ class Agent:
             creating = set(self._creating)
         settled = [run for run in watched if run not in creating]
         seen = list(self._sights.map(lambda run: self._cluster.sight(*run), settled))
+        with self._lock:  # what began while we looked: its absence proves nothing
+            creating |= self._creating
         return [
-            sighting
-            for sighting in seen
-            # Its creation may have begun while we looked: absence then proves nothing.
-            if (sighting.run_id, sighting.epoch) not in self._creating
+            sighting for sighting in seen if (sighting.run_id, sighting.epoch) not in creating
         ] + [
             RunSighting(run_id=run_id, epoch=epoch, state="unknown", detail="being created")
             for run_id, epoch in creating
@@ -198,7 +203,7 @@ class Agent:
             order = self._client.claim(run.run_id, run.epoch, self._agent_id)
         except QuarterdeckError as error:
             log.warning("claim of %s epoch %d: %s", run.run_id, run.epoch, error)
-            if type(error).__name__ == "Unreachable" or error.problem is None:
+            if isinstance(error, (Unreachable, ServerFailure)):
                 with self._lock:  # if it was not taken by the api, it will be offered again
                     self._taken.discard((run.run_id, run.epoch))
             return
