@@ -63,6 +63,10 @@ _KINDS = (
         "Send the whole body within the deadline; repeat the request on a better connection.",
     ),
     ProblemKind(
+        "headers_too_slow", 408, "The request's headers did not arrive in time",
+        "Send the whole head of the request at once; the connection is closed.",
+    ),
+    ProblemKind(
         "already_claimed", 409, "Another agent has claimed this run",
         "Nothing is to be done: a run is claimed once. An agent that gets this must not start "
         "the run.",
@@ -135,6 +139,10 @@ _KINDS = (
         "etag_required", 428, "If-Match is required",
         "Read the resource, and send the ETag of what you read in If-Match, so that nobody's "
         "change is lost.",
+    ),
+    ProblemKind(
+        "headers_too_large", 431, "The request's headers are too large",
+        "Send fewer or shorter headers and a shorter address; the detail names the limit.",
     ),
     ProblemKind(
         "internal_error", 500, "The control plane failed",

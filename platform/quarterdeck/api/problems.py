@@ -65,6 +65,14 @@ def problem_response(
     )
 
 
+def headers_problem(status: int, message: str) -> tuple[str, bytes]:
+    """Content type and body for a connection whose headers are refused before there is a request:
+    408 too slow, 431 too large."""
+    name = {408: "headers_too_slow", 431: "headers_too_large"}[status]
+    problem = ProblemError(name, message).problem
+    return MEDIA_TYPE, problem.model_dump_json(exclude_none=True).encode()
+
+
 def documented(*names: str) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses for these problems beside those that every operation may answer."""
     by_status: dict[int, list[str]] = {}

@@ -34,6 +34,10 @@ class ApiSettings:
     body_limit: int = 10_000_000
     machine_body_limit: int = 64_000_000
     """Of beats: logs and metrics that piled up while the api was away."""
+    max_connections: int = 4096
+    max_header: int = 64 * 2**10
+    header_timeout: float = 10.0
+    """From the connection, or a request's first byte, to the end of its headers."""
     body_seconds: float = 30.0
     """A body must have arrived after this."""
     answer_seconds: float = 60.0

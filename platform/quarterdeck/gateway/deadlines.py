@@ -1,31 +1,59 @@
 """uvicorn's HTTP protocol with bounds on connections, header size and header time.
 
 uvicorn waits for ever for the first request of a connection and for the rest of its headers, so a
-few thousand silent clients would hold every descriptor.
+few thousand silent clients would hold every descriptor. The api's process uses this too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from quarterdeck.gateway.settings import GatewaySettings
+Refusal = Callable[[int, str], tuple[str, bytes]]
+"""From a status and a message to an answer's content type and body."""
 
 
-def protocol_for(settings: GatewaySettings) -> type[HttpToolsProtocol]:
-    """A protocol class with these bounds, for `uvicorn.Config(http=…)`."""
+class Bounds(Protocol):
+    """What a server's settings say of connections (a count), headers (bytes) and their time
+    (seconds, from the connection or a request's first byte to the end of its headers)."""
+
+    @property
+    def max_connections(self) -> int: ...
+    @property
+    def max_header(self) -> int: ...
+    @property
+    def header_timeout(self) -> float: ...
+
+
+def openai_refusal(status: int, message: str) -> tuple[str, bytes]:
+    """As the OpenAI API says errors."""
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    return "application/json", json.dumps({"error": error}).encode()
+
+
+def protocol_for(settings: Bounds, refusal: Refusal = openai_refusal) -> type[HttpToolsProtocol]:
+    """A protocol class with these bounds, for `uvicorn.Config(http=…)`; `refusal` words the
+    answers to those that exceed them."""
 
     class BoundedProtocol(_BoundedProtocol):
         bounds = settings
+
+        def refuse(self, status: int, message: str) -> tuple[str, bytes]:
+            return refusal(status, message)
 
     return BoundedProtocol
 
 
 class _BoundedProtocol(HttpToolsProtocol):
-    bounds: GatewaySettings
+    bounds: Bounds
+
+    def refuse(self, status: int, message: str) -> tuple[str, bytes]:
+        """Content type and body of a refusal."""
+        raise NotImplementedError
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -92,10 +120,9 @@ class _BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:
-            error = {"message": message, "type": "invalid_request_error", "param": None}
-            body = json.dumps({"error": {**error, "code": None}}).encode()
+            media_type, body = self.refuse(status, message)
             head = (
-                f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\n"
+                f"HTTP/1.1 {status} \r\ncontent-type: {media_type}\r\n"
                 f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
             )
             self.transport.write(head.encode() + body)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import uvicorn
+
 from quarterdeck.api.app import create_app
 from quarterdeck.api.credentials import digest
+from quarterdeck.api.problems import headers_problem
 from quarterdeck.api.settings import ApiSettings
 from quarterdeck.client.config import read_key
+from quarterdeck.gateway.deadlines import protocol_for
 from quarterdeck.processes.home import Home, prepare
+from quarterdeck.processes.http_server import serve
 from quarterdeck.processes.settings import Settings
 from quarterdeck.store import migrate
 from quarterdeck.store.access_queries import add_project, project_exists
@@ -26,25 +31,35 @@ def run_api(settings: Settings, host: str, port: int, public_url: str | None = N
 
     Raises migrate.NewerSchema, ConfigurationError, and what the database says.
     """
-    import uvicorn
-
     prepare(settings.home)
     migrate.upgrade(settings.database_url)
     database = Database.open(settings.database_url)
     seed(database, settings.home)
-    app = create_app(
-        ApiSettings(
-            database=database,
-            artifacts_uri=settings.artifacts_uri,
-            artifacts_options=settings.artifacts_options,
-            api_url=public_url or f"http://{host}:{port}",
-            master_key=read_key(settings.home.master_key),
+    api = ApiSettings(
+        database=database,
+        artifacts_uri=settings.artifacts_uri,
+        artifacts_options=settings.artifacts_options,
+        api_url=public_url or f"http://{host}:{port}",
+        master_key=read_key(settings.home.master_key),
+    )
+    serve(server_for(api, host, port))
+
+
+def server_for(settings: ApiSettings, host: str, port: int) -> uvicorn.Server:
+    """The api under uvicorn, with the bounds of its settings on connections and headers."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=host,
+            port=port,
+            http=protocol_for(settings, headers_problem),
+            ws="none",
+            access_log=False,
+            server_header=False,
+            log_level="info",
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     )
-    uvicorn.run(
-        app, host=host, port=port, access_log=False, server_header=False, log_level="info",
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )  # fmt: skip
 
 
 def seed(database: Database, home: Home) -> None:
