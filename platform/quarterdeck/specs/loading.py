@@ -130,12 +130,10 @@ def _collect(
 def _without_repeats(
     source: str, document: YamlDocument, error: DocumentError
 ) -> Iterator[LoadProblem]:
-    """The problems of a document, without those that follow from what YAML already showed, or
-    that only say that another branch of a union (`auto`) was not taken either."""
+    """The problems of a document, without those that follow from what YAML already showed."""
     shown = {problem.path for problem in document.problems}
     for problem in error.errors:
-        deeper = any(other.path.startswith(f"{problem.path}.") for other in error.errors)
-        if problem.path not in shown and not (deeper and ": input should be" in problem.message):
+        if problem.path not in shown:
             line = document.line_of(problem.path)
             yield LoadProblem(source, line, problem.path, problem.message)
 

@@ -37,6 +37,8 @@ MODELS: Mapping[str, type[BaseModel]] = {
     "service": ServiceSpec,
 }
 _BRANCHES = frozenset({"int", "float", "str", "bool", "Architecture", "Parallelism"})
+_WHOLE_VALUE = frozenset({"literal_error", "model_type"})
+"""Errors that refuse a value as a whole, whatever is inside."""
 _LONGEST_ECHO = 60
 
 
@@ -80,10 +82,21 @@ def parse_document(data: object, path: str) -> AnyJob | ServiceSpec:
 def field_problems(
     error: ValidationError, model: type[BaseModel] | None, path: str, *, skip: int = 0
 ) -> list[FieldProblem]:
-    """Say each wrong field with its path below `path`; the first `skip` parts are not fields."""
+    """Say each wrong field with its path below `path`; the first `skip` parts are not fields.
+
+    Where a value was read as one branch of a union (a layout) and is wrong further inside, nothing
+    is said of the branches that it could not be either (`auto`).
+    """
     found: list[FieldProblem] = []
-    for detail in error.errors(include_url=False):
-        location = [part for part in detail["loc"][skip:] if not _is_branch(part)]
+    details = error.errors(include_url=False)
+    locations = [
+        [part for part in detail["loc"][skip:] if not _is_branch(part)] for detail in details
+    ]
+    for detail, location in zip(details, locations, strict=True):
+        if detail["type"] in _WHOLE_VALUE and any(
+            _is_inside(other, location) for other in locations
+        ):
+            continue
         message = _message(detail, location, model)
         problem = _problem(dotted(location, path), message)
         if problem not in found:
@@ -135,6 +148,10 @@ def _models_of(annotation: Any) -> Iterator[type[BaseModel]]:
     if origin in (Annotated, Union, UnionType, list, tuple):
         for inner in get_args(annotation):
             yield from _models_of(inner)
+
+
+def _is_inside(inner: list[str | int], outer: list[str | int]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _is_branch(part: str | int) -> bool:

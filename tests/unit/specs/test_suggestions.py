@@ -46,6 +46,30 @@ def test_the_path_is_the_one_that_was_written(change: dict[str, Any], path: str,
     assert said in wrong({**PRETRAIN, **change})[f"documents[1].{path}"]
 
 
+@pytest.mark.parametrize(
+    ("change", "paths"),
+    [
+        ({"parallelism": {"dta": 1}}, ["parallelism.dta"]),
+        ({"parallelism": {"data": 0, "zero": 9}}, ["parallelism.data", "parallelism.zero"]),
+        ({"parallelism": {"data": 0}, "precision": "fp9"}, ["parallelism.data", "precision"]),
+    ],
+)
+def test_a_wrong_layout_is_not_blamed_for_not_being_auto(
+    change: dict[str, Any], paths: list[str]
+) -> None:
+    found = wrong({**PRETRAIN, **change})
+    assert list(found) == [f"documents[1].{path}" for path in paths]
+
+
+@pytest.mark.parametrize("value", ["aut", 3, [1]])
+def test_what_is_neither_a_layout_nor_auto_is_told_both(value: Any) -> None:
+    with pytest.raises(DocumentError) as error:
+        parse_document({**PRETRAIN, "parallelism": value}, "")
+    messages = [item.message for item in error.value.errors]
+    assert any("'auto'" in message for message in messages)
+    assert any("dictionary" in message for message in messages)
+
+
 @pytest.mark.parametrize("document", [None, 3, "x", [], [{}]])
 def test_what_is_no_document_is_said_to_be_none(document: Any) -> None:
     assert "is not a document" in wrong(document)["documents[1]"]
