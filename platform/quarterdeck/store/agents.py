@@ -149,7 +149,9 @@ def claim(
 
     `cluster` is the agent key's cluster, where it has one. Raises NotFound; StaleEpoch when the
     run's owner has moved on; AlreadyClaimed when a claim came first (a repetition of the same
-    agent's claim too: the first answer's key is lost, so the run counts as claimed but absent).
+    agent's claim too: the first answer's key is lost, so the run counts as claimed but absent);
+    AgentSuperseded when the run's cluster is served by another agent, which would not look after
+    what this one starts.
     """
     result = session.execute(
         update(RunRow)
@@ -173,6 +175,9 @@ def claim(
         if row.claimed_by is not None:
             raise AlreadyClaimed(run_id, f"claimed by {row.claimed_by}")
         raise AlreadyClaimed(run_id, f"its phase is {row.phase}")
+    serving = session.scalar(select(ClusterRow.agent_id).where(ClusterRow.name == row.cluster))
+    if serving is not None and serving != request.agent_id:
+        raise AgentSuperseded(row.cluster, request.agent_id)
     if row.owner_type == "job":
         newest = session.scalar(
             select(JobRow.epoch).where(JobRow.id == row.owner_id).with_for_update()

@@ -165,6 +165,16 @@ def test_an_older_agent_is_told_to_stop(platform: Platform) -> None:
     assert (answer.status_code, problem(answer)) == (409, "superseded_agent")
 
 
+def test_an_agent_that_does_not_serve_the_cluster_claims_nothing(
+    placed: tuple[Platform, dict[str, Any]],
+) -> None:
+    platform, start = placed
+    refused = claim(platform, start, "agent-0")
+    assert (refused.status_code, problem(refused)) == (409, "superseded_agent")
+    assert "hunter2" not in refused.text
+    assert claim(platform, start).status_code == 200
+
+
 def test_machines_are_seen_joined_and_cordoned(platform: Platform) -> None:
     platform.agent.post("/agents/a/beat", agent_beat(nodes=2))
     admin = platform.admin

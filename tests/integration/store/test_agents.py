@@ -53,10 +53,12 @@ def add_run(database: Database, *, epoch: int = 1, job_epoch: int = 1) -> str:
     return run.id
 
 
-def take(database: Database, run_id: str, epoch: int = 1, cluster: str | None = None) -> RunRow:
+def take(
+    database: Database, run_id: str, epoch: int = 1, cluster: str | None = None, agent: str = "one"
+) -> RunRow:
     with database.write() as session:
         return claim(
-            session, run_id, Claim(epoch=epoch, agent_id="one"), cluster=cluster,
+            session, run_id, Claim(epoch=epoch, agent_id=agent), cluster=cluster,
             key_sha256=new_id("digest"), key_prefix="qdr_x",
         )  # fmt: skip
 
@@ -131,6 +133,19 @@ def test_work_lists_what_to_start_watch_and_kill(database: Database) -> None:
     assert {item.run_id for item in work.watch} == {claimed, doomed}
     assert [item.run_id for item in work.kill] == [doomed]
     assert not (elsewhere.start or elsewhere.watch or elsewhere.kill)
+
+
+def test_only_the_agent_that_serves_the_cluster_claims(database: Database) -> None:
+    send(database, beat("old"))
+    send(database, beat("new", NOW + timedelta(minutes=1)))
+    run_id = add_run(database)
+    for agent in ("old", "stranger"):
+        with pytest.raises(AgentSuperseded):
+            take(database, run_id, agent=agent)
+    with database.read() as session:
+        assert session.get_one(RunRow, run_id).claimed_by is None
+        assert session.scalars(select(KeyRow)).all() == []
+    assert take(database, run_id, agent="new").claimed_by == "new"
 
 
 def test_a_claim_is_refused_in_its_own_words(database: Database) -> None:

@@ -63,6 +63,8 @@ class Agent:
         self._ray_alive = ray_alive
         self._started_at = datetime.now(UTC)
         self._stopped = threading.Event()
+        self._introduced = threading.Event()
+        """Set after the first beat: the api lets only the agent that it knows claim runs."""
         self._lock = threading.Lock()
         self._watched: list[RunToStart] = []
         self._creating: set[tuple[str, int]] = set()
@@ -104,7 +106,9 @@ class Agent:
             if not self._ray_alive():
                 raise RaySilent("Ray's daemons on this machine are dead")
             try:
-                self._do(self._client.beat(self._settings.cluster, self._beat()))
+                work = self._client.beat(self._settings.cluster, self._beat())
+                self._introduced.set()
+                self._do(work)
             except QuarterdeckError as error:
                 self._judge(error)
                 log.warning("beat: %s", error)
@@ -155,6 +159,8 @@ class Agent:
 
     def _polls(self) -> None:
         pause = _PAUSE_SECONDS
+        while not (self._stopped.is_set() or self._introduced.wait(_PAUSE_SECONDS)):
+            pass
         while not self._stopped.is_set():
             try:
                 work = self._client.work(self._settings.cluster, self._settings.poll_seconds)

@@ -59,9 +59,10 @@ async def agent_work(cluster: NamePath, state: State, caller: Agent, wait: Wait 
     "/runs/{id}/claim",
     response_model=RunOrder,
     responses=documented(
-        "key_unknown", "access_denied", "not_found", "already_claimed", "stale_epoch"
+        "key_unknown", "access_denied", "not_found", "already_claimed", "stale_epoch",
+        "superseded_agent",
     ),
-)
+)  # fmt: skip
 def claim(id: Identity, body: Claim, state: State, caller: Agent) -> Any:
     """Take a run, once per epoch. The answer holds credentials."""
     return claim_run(state, id, body)
