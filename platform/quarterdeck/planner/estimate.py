@@ -93,11 +93,13 @@ def estimate(workload: Workload, parallelism: Parallelism, micro_batch_size: int
     boundaries = stage_boundaries(
         workload.architecture, workload.vocab_size, workload.sequence_length, parallelism.pipeline
     )
-    zero = effective_zero(parallelism, workload.precision)
+    running = {"zero": effective_zero(parallelism, workload.precision)}
+    # A CPU's memory is the host's: what is offloaded stays where it was.
+    moved = {"offload": "none"} if workload.accelerator.name == CPU else {}
     stages = rank_memory(
         workload.architecture,
         workload.vocab_size,
-        parallelism.model_copy(update={"zero": zero}),
+        parallelism.model_copy(update={**running, **moved}),
         sequence_length=workload.sequence_length,
         micro_batch_size=micro_batch_size,
         micro_batches=micro_batches,

@@ -152,7 +152,7 @@ def rank_key(plan: LayoutPlan) -> tuple[float, float, int, int]:
 def out_of_memory(workload: Workload, plan: LayoutPlan) -> str:
     """The reason of a layout that does not fit."""
     device = workload.accelerator
-    parts = plan.memory.model_dump(exclude={"stage", "total"})
+    parts = plan.memory.model_dump(exclude={"stage", "host", "total"})
     largest = max(parts, key=lambda name: int(parts[name]))
     return (
         f"needs {gigabytes(plan.memory.total)} per rank (mostly {largest.replace('_', ' ')}, "

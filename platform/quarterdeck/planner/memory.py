@@ -63,6 +63,9 @@ class MemoryParts(Message):
     activations: int
     loss: int = 0
     """Logits, probabilities and gradient (last stage)."""
+    host: int = 0
+    """Bytes of host memory, not in `total`: the offloaded optimizer state and the fp32 gradients
+    that it steps with."""
     total: int
 
 
@@ -165,7 +168,8 @@ def rank_memory(
     """Memory of a rank of every pipeline stage, by part.
 
     bf16 counts the fp32 buffer in which DeepSpeed's bf16 optimizer adds up gradients, whole per
-    rank under ZeRO-0 and 1 and split from 2 on. Raises ValueError when stages outnumber layers.
+    rank under ZeRO-0 and 1 and split from 2 on. With `offload: optimizer` the optimizer's state
+    is the host's. Raises ValueError when stages outnumber layers.
     """
     p, t, data, zero = (
         parallelism.pipeline,
@@ -198,11 +202,13 @@ def rank_memory(
         working = per_layer["none"] if recompute == "full" else 0.0
         accumulation = 0.0 if precision == "fp32" else 4.0 * parameters / (data if zero >= 2 else 1)
         last = stage == p - 1
+        offloaded = parallelism.offload == "optimizer"
+        host = state.optimizer + BYTES["fp32"] * parameters / data if offloaded else 0.0
         parts = {
             "weights": state.weights,
             "gradients": state.gradients,
             "gradient_accumulation": accumulation,
-            "optimizer": state.optimizer,
+            "optimizer": 0.0 if offloaded else state.optimizer,
             "gathered": _gathered(architecture, vocab_size, t, precision) if zero == 3 else 0.0,
             "communication": 4.0 * min(parameters, REDUCE_BUCKET) if data > 1 else 0.0,
             "activations": kept + working,
@@ -213,7 +219,8 @@ def rank_memory(
             else 0.0,
         }
         rounded = {name: round(value) for name, value in parts.items()}
-        result.append(MemoryParts(stage=stage, total=sum(rounded.values()), **rounded))
+        total = sum(rounded.values())
+        result.append(MemoryParts(stage=stage, total=total, host=round(host), **rounded))
     return result
 
 

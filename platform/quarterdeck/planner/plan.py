@@ -195,6 +195,8 @@ def describe(parallelism: Parallelism) -> str:
         f"data {parallelism.data} × tensor {parallelism.tensor} × pipeline {parallelism.pipeline}"
         f", ZeRO-{parallelism.zero}"
     )
+    if parallelism.offload != "none":
+        text += f", {parallelism.offload} offloaded"
     return f"{text}, sequence parallel" if parallelism.sequence else text
 
 
@@ -229,6 +231,11 @@ def _add_notes(notes: list[str], workload: Workload, layout: LayoutPlan | None) 
         return
     if effective_zero(layout.parallelism, workload.precision) != layout.parallelism.zero:
         notes.append("zero: 0 runs as ZeRO-1, which this layout and precision need to be exact")
+    if layout.memory.host:
+        notes.append(
+            f"offload: optimizer needs {gigabytes(layout.memory.host)} of host memory per rank; "
+            "moving gradients and weights over the host's bus is not in the durations"
+        )
     if length > architecture.max_position_embeddings:
         notes.append(
             f"sequence_length {length} is more than max_position_embeddings "

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from quarterdeck.planner.estimate import USABLE_MEMORY, LayoutPlan, Workload, estimate
-from quarterdeck.planner.layouts import fewest_ranks
+from quarterdeck.planner.hardware import CPU
+from quarterdeck.planner.layouts import fewest_ranks, gigabytes
 from quarterdeck.planner.memory import NF4_BITS, STATE_BYTES
 from quarterdeck.planner.parameters import lora_adapter_parameters
 from quarterdeck.specs.base import Message
@@ -18,7 +19,7 @@ Name = Literal["recompute", "zero", "offload", "lora", "qlora", "smaller_batch",
 
 class Remedy(Message):
     """One change, alone. `fields` are what to write in the spec; empty where the change is
-    another kind of job or a thing that specs cannot ask for yet."""
+    another kind of job."""
 
     name: Name
     change: str
@@ -73,7 +74,7 @@ def remedies(workload: Workload, plan: LayoutPlan, *, rank_limit: int) -> list[R
                     fits_with_cheaper=current.fits,
                 )
             )
-    found.extend(_off_device(plan, current, budget))
+    found.extend(_off_device(workload, plan, cheaper, current))
     found.extend(_adapters(workload, plan, current, budget))
     found.extend(_smaller_batch(workload, plan, cheaper, current))
     more = fewest_ranks(cheaper, rank_limit, start=2 * plan.ranks)
@@ -93,16 +94,29 @@ def remedies(workload: Workload, plan: LayoutPlan, *, rank_limit: int) -> list[R
     return found
 
 
-def _off_device(plan: LayoutPlan, current: LayoutPlan, budget: float) -> list[Remedy]:
-    alone, together = (p.memory.total - p.memory.optimizer for p in (plan, current))
+def _off_device(
+    workload: Workload, plan: LayoutPlan, cheaper: Workload, current: LayoutPlan
+) -> list[Remedy]:
+    """Optimizer state on the host: on accelerators with memory of their own, no pipeline."""
+    layout = plan.parallelism
+    if workload.accelerator.name == CPU or layout.pipeline > 1 or layout.offload != "none":
+        return []
+    offloaded, combined = (
+        degrees.model_copy(update={"zero": max(degrees.zero, 1), "offload": "optimizer"})
+        for degrees in (layout, current.parallelism)
+    )
+    alone = estimate(workload, offloaded, plan.micro_batch_size)
+    together = estimate(cheaper, combined, plan.micro_batch_size)
     return [
         Remedy(
             name="offload",
             change="keep the optimizer's state in host memory",
-            price="each step moves it over the host's bus; needs the host memory",
-            memory=alone,
-            fits=alone <= budget,
-            fits_with_cheaper=together <= budget,
+            price="each step moves gradients and weights over the host's bus and steps there; "
+            f"needs {gigabytes(alone.memory.host)} of host memory per rank",
+            fields={"parallelism": offloaded.model_dump(exclude_defaults=True)},
+            memory=alone.memory.total,
+            fits=alone.fits,
+            fits_with_cheaper=together.fits,
         )
     ]
 

@@ -17,13 +17,15 @@ class Parallelism(Spec):
     """Degrees of 3D parallelism; rank = (pipeline·data + d)·tensor + t.
 
     `zero` is the ZeRO stage: with pipeline 0 or 1. `sequence` splits norms and dropout along
-    the sequence inside a tensor group (Megatron).
+    the sequence inside a tensor group (Megatron). `offload: optimizer` keeps the optimizer's state
+    in host memory and steps there (ZeRO-Offload, Ren et al. 2021): without a pipeline, zero ≥ 1.
     """
 
     data: int = Field(default=1, ge=1)
     tensor: int = Field(default=1, ge=1)
     pipeline: int = Field(default=1, ge=1)
     zero: int = Field(default=1, ge=0, le=3)
+    offload: Literal["none", "optimizer"] = "none"
     sequence: bool = False
     pipeline_schedule: Literal["1f1b"] = "1f1b"
 
@@ -37,6 +39,16 @@ class Parallelism(Spec):
             raise ValueError(
                 f"zero: {self.zero} cannot be combined with pipeline: {self.pipeline}; "
                 "use zero: 1 (sharded optimizer state) or pipeline: 1"
+            )
+        if self.offload != "none" and self.pipeline > 1:
+            raise ValueError(
+                f"offload: {self.offload} cannot be combined with pipeline: {self.pipeline}; "
+                "use pipeline: 1 (with zero: 2 or 3 to save more) or offload: none"
+            )
+        if self.offload != "none" and self.zero == 0:
+            raise ValueError(
+                f"offload: {self.offload} needs zero: 1, 2 or 3, not 0: without ZeRO the "
+                "optimizer's state stays with the weights"
             )
         if self.sequence and self.tensor == 1:
             raise ValueError("sequence: true needs tensor > 1: it splits along the tensor group")

@@ -113,6 +113,45 @@ def test_remedies_tell_the_truth() -> None:
         assert promised.memory == with_it.layout.memory.total
         assert promised.memory < plan.layout.memory.total
     assert _remedy(plan, "zero", parallelism={"zero": 3}).fits_with_cheaper
+    promised = _remedy(plan, "offload")
+    assert promised.fields == {"parallelism": {"data": 8, "offload": "optimizer"}}
+    arguments["parallelism"] = Parallelism(**promised.fields["parallelism"])
+    with_it = plan_pretrain(llama, training, **arguments)
+    assert with_it.layout is not None and plan.layout is not None
+    memory = with_it.layout.memory
+    assert (
+        promised.memory == memory.total == plan.layout.memory.total - plan.layout.memory.optimizer
+    )
+    assert (memory.optimizer, plan.layout.memory.host) == (0, 0)
+    # The fp32 copy, the moments and the gradients of an eighth of the parameters.
+    held = plan.layout.memory.weights / 2
+    assert memory.host == pytest.approx((12 + 4) * held / 8)
+    assert any(note.startswith("offload: optimizer needs ") for note in with_it.notes)
+    offloaded = plan_pretrain(llama, training, **arguments)
+    assert "offload" not in {remedy.name for remedy in offloaded.remedies}
+
+
+def test_offload_on_a_cpu_frees_nothing() -> None:
+    """Its memory is the host's already."""
+    layouts = [
+        plan_pretrain(
+            load_preset("llama-tiny"), TINY, accelerator=SLOT, vocab_size=8192,
+            parallelism=Parallelism(data=2, offload=offload),
+        ).layout
+        for offload in ("none", "optimizer")
+    ]  # fmt: skip
+    assert layouts[0] is not None and layouts[1] is not None
+    assert layouts[0].memory == layouts[1].memory
+    assert layouts[0].memory.optimizer > 0
+
+
+def test_offload_is_not_proposed_for_pipelines() -> None:
+    plan = plan_pretrain(
+        load_preset("llama-3-70b"), LARGE, accelerator=H100, parallelism=Parallelism(pipeline=8)
+    )
+    assert not plan.fits
+    assert {remedy.name for remedy in plan.remedies} >= {"recompute", "more_ranks"}
+    assert "offload" not in {remedy.name for remedy in plan.remedies}
 
 
 def test_an_impossible_layout_is_not_planned_but_explained() -> None:

@@ -78,6 +78,8 @@ def test_secrets_may_be_names() -> None:
         ({"parallelism": {"data": 2}, "ranks": 3}, "ranks 3 is not data × tensor × pipeline = 2"),
         ({"parallelism": {"pipeline": 2, "zero": 2}}, "zero: 2 cannot be combined"),
         ({"parallelism": {"sequence": True}}, "needs tensor > 1"),
+        ({"parallelism": {"pipeline": 2, "offload": "optimizer"}}, "use pipeline: 1"),
+        ({"parallelism": {"zero": 0, "offload": "optimizer"}}, "needs zero: 1, 2 or 3"),
         ({"architecture": {**SMALL, "num_attention_heads": 5}}, "not divisible by"),
         ({"architecture": {**SMALL, "num_key_value_heads": 3}}, "choose a divisor of 4"),
         ({"architecture": "llama-3-8"}, "did you mean llama-3-8b"),

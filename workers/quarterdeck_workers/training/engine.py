@@ -98,8 +98,12 @@ def _rank(parameter: nn.Parameter) -> int:
     return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def _config(recipe: Recipe, precision: Precision, zero: int, elements: int) -> dict[str, Any]:
+def _config(
+    recipe: Recipe, precision: Precision, zero: int, elements: int, offload: bool = False
+) -> dict[str, Any]:
     bucket = min(BUCKET, max(elements, 1))
+    # Torch's AdamW then steps on the host, instead of DeepSpeed's own, which needs a compiler.
+    offloaded = {"offload_optimizer": {"device": "cpu"}} if offload else {}
     return {
         "train_micro_batch_size_per_gpu": recipe.micro_batch_size,
         "gradient_accumulation_steps": recipe.micro_batches,
@@ -119,6 +123,7 @@ def _config(recipe: Recipe, precision: Precision, zero: int, elements: int) -> d
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             "stage3_param_persistence_threshold": 0,
+            **offloaded,
         },
     }
 
@@ -251,10 +256,18 @@ class PipelineBackend:
 
 
 class ShardedBackend:
-    """No pipeline: ZeRO-0, 1, 2 or 3 over the data-parallel group."""
+    """No pipeline: ZeRO-0, 1, 2 or 3 over the data-parallel group; with `offload` the
+    optimizer's state is in host memory and steps there."""
 
     def __init__(
-        self, plan: ModelPlan, layout: Layout, recipe: Recipe, precision: Precision, zero: int
+        self,
+        plan: ModelPlan,
+        layout: Layout,
+        recipe: Recipe,
+        precision: Precision,
+        zero: int,
+        *,
+        offload: bool = False,
     ) -> None:
         self._loss = plan.loss
         self._clip = recipe.clip if zero == 0 else None
@@ -266,7 +279,7 @@ class ShardedBackend:
             self._engine, self.optimizer, _, _ = deepspeed.initialize(
                 model=whole,
                 optimizer=_optimizer(whole, recipe),
-                config=_config(recipe, precision, zero, elements),
+                config=_config(recipe, precision, zero, elements, offload),
                 mpu=grid,
                 dist_init_required=False,
             )
@@ -300,7 +313,8 @@ def make_engine(
     if parallelism.pipeline > 1:
         return PipelineBackend(plan, layout, recipe, precision)
     zero = effective_zero(parallelism, precision)
-    return ShardedBackend(plan, layout, recipe, precision, zero)
+    offload = parallelism.offload == "optimizer"
+    return ShardedBackend(plan, layout, recipe, precision, zero, offload=offload)
 
 
 def _trainable(module: nn.Module, layout: Layout) -> int:
