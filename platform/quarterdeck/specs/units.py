@@ -20,18 +20,32 @@ _COUNTS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _QUANTITY = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z%]*)\s*$")
 
 
+LONGEST_DURATION = 100 * 365 * 86400.0
+"""Seconds. What is longer cannot be added to a date."""
+_LARGEST = 1e30
+"""Multiplied by any unit it is still finite."""
+
+
 def _split(text: str) -> tuple[float, str] | None:
+    """The number and the unit; None where there is neither, or nobody can mean the number."""
     match = _QUANTITY.match(text)
-    return (float(match[1]), match[2]) if match else None
+    if match is None or float(match[1]) > _LARGEST:
+        return None
+    return float(match[1]), match[2]
 
 
 def parse_duration(value: object) -> float:
     """Seconds from `800ms`, `30s`, `5m`, `12h`, `7d`; a plain number is seconds."""
+    seconds: float | None = None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str) and (parts := _split(value)) and parts[1] in _DURATIONS:
-        return parts[0] * _DURATIONS[parts[1]]
-    raise ValueError(f"{value!r} is not a duration: write 800ms, 30s, 5m, 12h or 7d")
+        seconds = value
+    elif isinstance(value, str) and (parts := _split(value)) and parts[1] in _DURATIONS:
+        seconds = parts[0] * _DURATIONS[parts[1]]
+    if seconds is None:
+        raise ValueError(f"{value!r} is not a duration: write 800ms, 30s, 5m, 12h or 7d")
+    if not abs(seconds) <= LONGEST_DURATION:  # which is true of NaN
+        raise ValueError(f"{value!r} is not a duration of at most 100 years: write a shorter one")
+    return float(seconds)
 
 
 def parse_memory(value: object) -> int:

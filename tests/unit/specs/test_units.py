@@ -106,3 +106,22 @@ def test_any_text_is_read_or_refused(text: str) -> None:
             assert parse(text) >= 0
         except ValueError as error:
             assert repr(text) in str(error)
+
+
+@pytest.mark.parametrize("text", ["1e999s", "1e300d", 1e300, float("inf"), 10**400, "36501d"])
+def test_durations_that_no_date_can_take_are_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+def test_no_duration_is_refused_as_nan() -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_duration(float("nan"))
+
+
+@pytest.mark.parametrize("text", ["1e999", "1e308TiB", "1e31B"])
+def test_amounts_that_nobody_can_mean_are_refused_in_words(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a"):
+        parse_memory(text)
+    with pytest.raises(ValueError, match="is not a"):
+        parse_count(text)
