@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,29 +107,49 @@ def in_order(documents: Sequence[Document]) -> list[Document]:
     """The documents with what each needs before it. Raises ProblemError on a circle."""
     jobs = {document.subject[1:]: document for document in documents if document.is_job}
     ordered: list[Document] = []
-    state: dict[int, str] = {}
+    begun: set[int] = set()
+    done: set[int] = set()
+    chain: list[tuple[Document, Iterator[Document]]] = []
+    """Documents that are not done, each with what it still has to look at: a stack of our own,
+    because a chain of jobs may be longer than Python's."""
 
-    def visit(document: Document, chain: tuple[str, ...]) -> None:
-        if state.get(id(document)) == "done":
-            return
-        name = f"job/{document.parsed.name}"
-        if state.get(id(document)) == "open":
-            circle = " → ".join((*chain[chain.index(name) :], name))
-            raise refuse([document.problem("name", f"jobs wait for each other: {circle}")])
-        state[id(document)] = "open"
-        for need in document.needs:
-            wanted = need.reference.job or need.reference.name
-            other = jobs.get((document.parsed.project, wanted or ""))
+    def begin(document: Document) -> None:
+        begun.add(id(document))
+        chain.append((document, _before(document, jobs, begun)))
+
+    for first in documents:
+        if id(first) not in begun:
+            begin(first)
+        while chain:
+            document, needed = chain[-1]
+            other = next(needed, None)
             if other is None:
-                continue
-            if need.reference.job:
-                visit(other, (*chain, name))
-            elif id(other) not in state and makes(other, need):
-                # Only a wish: where a version exists already, nobody waits for that job.
-                visit(other, (*chain, name))
-        state[id(document)] = "done"
-        ordered.append(document)
-
-    for document in documents:
-        visit(document, ())
+                ordered.append(document)
+                done.add(id(document))
+                chain.pop()
+            elif id(other) not in begun:
+                begin(other)
+            elif id(other) not in done:
+                raise _circle([open_ for open_, _ in chain], other)
     return ordered
+
+
+def _before(
+    document: Document, jobs: Mapping[tuple[str, str], Document], begun: set[int]
+) -> Iterator[Document]:
+    """The jobs of this request that come before a document."""
+    for need in document.needs:
+        wanted = need.reference.job or need.reference.name
+        other = jobs.get((document.parsed.project, wanted or ""))
+        if other is None:
+            continue
+        # A plain name is only a wish: where a version exists already, nobody waits for that job.
+        if need.reference.job or (id(other) not in begun and makes(other, need)):
+            yield other
+
+
+def _circle(chain: Sequence[Document], again: Document) -> ProblemError:
+    names = [f"job/{document.parsed.name}" for document in chain]
+    start = next(place for place, document in enumerate(chain) if document is again)
+    circle = " → ".join((*names[start:], names[start]))
+    return refuse([again.problem("name", f"jobs wait for each other: {circle}")])

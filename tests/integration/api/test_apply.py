@@ -195,6 +195,21 @@ def test_a_gang_beyond_every_cluster_waits_and_says_so(platform: Platform) -> No
     assert "needs 64 slots, the largest cluster has 2" in message
 
 
+def test_a_long_chain_of_jobs_is_put_in_order(platform: Platform) -> None:
+    last = 999
+    chain = [command(f"j{place}", after=[f"job/j{place + 1}"]) for place in range(last)]
+    answer = platform.admin.post(
+        "/apply", {"documents": [*chain, command(f"j{last}")], "dry_run": True}
+    )
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert [item["name"] for item in results] == [f"j{place}" for place in range(last + 1)]
+    chain.append(command(f"j{last}", after=["job/j500"]))
+    answer = platform.admin.post("/apply", {"documents": chain, "dry_run": True})
+    assert problem(answer) == "invalid_document"
+    assert "job/j500 → job/j501 → " in answer.json()["detail"]
+
+
 def test_jobs_that_wait_for_each_other_are_refused(platform: Platform) -> None:
     answer = apply(platform, command("a", after=["job/b"]), command("b", after=["job/a"]))
     assert problem(answer) == "invalid_document"
