@@ -158,7 +158,12 @@ def submit(
         list[str] | None, typer.Option("-e", "--env", help="NAME=VALUE; repeatable.")
     ] = None,
     secret: Annotated[list[str] | None, typer.Option(help="A secret; repeatable.")] = None,
-    max_duration: Annotated[str | None, typer.Option(help="E.g. 12h.")] = None,
+    max_duration: Annotated[
+        str | None, typer.Option(help="End it after this time at work, e.g. 12h.")
+    ] = None,
+    max_restarts: Annotated[
+        int | None, typer.Option(help="Restarts after failures of its own; default: 3.", min=0)
+    ] = None,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Do not follow logs.")] = False,
     project: Project = None,
 ) -> None:
@@ -179,9 +184,10 @@ def submit(
         "env": variables,
         "secrets": secret,
         "max_duration": max_duration,
+        "max_restarts": max_restarts,
         "resources": {"accelerator": accelerator} if accelerator else None,
     }
-    document |= {field: value for field, value in optional.items() if value}
+    document |= {field: value for field, value in optional.items() if value not in (None, [], {})}
     with connect(project) as client:
         job = client.submit(document)
         print(f"job/{job.name} created")

@@ -179,6 +179,19 @@ def test_submit_follows_the_job_to_its_end(cli: Cli, platform: Platform) -> None
     assert cli("submit", "-e", "oops", "--", "true").code == 2
 
 
+def test_submit_bounds_time_and_restarts(cli: Cli) -> None:
+    said = cli("submit", "-d", "--name", "short", "--max-duration", "90m", "--max-restarts", "0",
+               "--", "true")  # fmt: skip
+    assert said.code == 0, said.err
+    assert cli("submit", "-d", "--name", "plain", "--", "true").code == 0
+    jobs = {job["name"]: job["spec"] for job in json.loads(cli("jobs", "-o", "json").out)}
+    assert (jobs["short"]["max_duration"], jobs["short"]["max_restarts"]) == (5400.0, 0)
+    assert (jobs["plain"]["max_duration"], jobs["plain"]["max_restarts"]) == (None, 3)
+    wrong = cli("submit", "-d", "--max-duration", "soon", "--", "true")
+    assert wrong.code != 0 and "max_duration" in wrong.err
+    assert cli("submit", "-d", "--max-restarts", "-1", "--", "true").code == 2
+
+
 def test_datasets_are_registered(cli: Cli, tmp_path: Path) -> None:
     said = cli("datasets", "add", "text", str(tmp_path), "--held-out", "2%", "--no-wait")
     assert said.code == 0 and said.out == "job/text created\n"
