@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
+from quarterdeck.planner.batches import with_batch_size
 from quarterdeck.planner.estimate import LayoutPlan, Workload, default_mfu, effective_zero
 from quarterdeck.planner.flops import matrix_parameters, training_flops_per_token
 from quarterdeck.planner.hardware import CPU, Accelerator
@@ -115,8 +116,9 @@ def plan_pretrain(
     if size is None:
         size = ASSUMED_VOCABULARY
         notes.append(f"vocabulary not known yet: planned with {size} tokens")
+    training = with_batch_size(training, count_parameters(architecture, size).total)
     if tokens is None:
-        per_step = training.global_batch_size * training.sequence_length
+        per_step = training.batch * training.sequence_length
         tokens = training.steps * per_step if training.steps is not None else training.tokens
     if tokens is None:
         notes.append("the data's size is not known yet: no duration and no cost")
@@ -124,7 +126,7 @@ def plan_pretrain(
         architecture=architecture,
         vocab_size=size,
         sequence_length=training.sequence_length,
-        global_batch_size=training.global_batch_size,
+        global_batch_size=training.batch,
         micro_batch_size=training.micro_batch_size,
         precision=chosen_precision,
         recompute=training.activation_checkpointing,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from quarterdeck.specs.base import Spec
-from quarterdeck.specs.units import Count
+from quarterdeck.specs.units import Count, parse_count
 
 Precision = Literal["fp32", "bf16"]
+PositiveCount = Annotated[int, Field(ge=1), BeforeValidator(parse_count)]
+"""A `Count` of at least 1 that may be left out: in this order the bound is in the JSON schema."""
 
 
 class Parallelism(Spec):
@@ -59,14 +61,14 @@ class Training(Spec):
     """Amount of training and its recipe; None means LLaMA's recipe for the model's size.
 
     Exactly one of `tokens`, `steps` and `passes` is given. `global_batch_size` counts sequences
-    per optimizer step, over all data-parallel ranks and accumulation.
+    per optimizer step, over all data-parallel ranks and accumulation; None means the size's too.
     """
 
     tokens: Count | None = None
     steps: Count | None = None
     passes: float | None = Field(default=None, gt=0)
     sequence_length: Count = Field(default=2048, ge=8)
-    global_batch_size: Count = Field(default=64, ge=1)
+    global_batch_size: PositiveCount | None = None
     micro_batch_size: Count | None = None
     learning_rate: float | None = Field(default=None, gt=0)
     min_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
@@ -81,6 +83,16 @@ class Training(Spec):
     freeze: tuple[str, ...] = ()
     """Glob patterns over Hugging Face parameter names, e.g. `model.embed_tokens.*`."""
     seed: int = 1234
+
+    @property
+    def batch(self) -> int:
+        """Sequences per optimizer step. Raises ValueError until the planner has filled it in."""
+        if self.global_batch_size is None:
+            raise ValueError(
+                "training.global_batch_size is not known yet: give it, or let the planner choose "
+                "by the model's size"
+            )
+        return self.global_batch_size
 
     @model_validator(mode="after")
     def _one_amount(self) -> Training:

@@ -33,6 +33,14 @@ def test_llama_7b_defaults() -> None:
     assert made.warmup_steps == 2000
 
 
+def test_llama_7b_takes_four_million_tokens_per_step() -> None:
+    spec = Training(tokens=1_000_000_000_000, sequence_length=2048)
+    made = make_recipe(spec, Parallelism(data=8), parameters=6_738_415_616, dataset_tokens=0)
+    assert made.tokens_per_step == 2**22
+    assert made.global_batch_size == 8 * made.micro_batches * made.micro_batch_size == 2048
+    assert made.steps == math.ceil(1e12 / 2**22)
+
+
 @pytest.mark.parametrize(
     ("parameters", "rate"),
     [

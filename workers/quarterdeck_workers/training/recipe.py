@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from quarterdeck.planner.batches import with_batch_size
 from quarterdeck.planner.layouts import LARGEST_MICRO_BATCH, MICRO_BATCHES_PER_STAGE
 from quarterdeck.specs.training import Parallelism, Training
 
@@ -81,7 +82,7 @@ def peak_learning_rate(parameters: int) -> float:
 
 def steps_of(training: Training, dataset_tokens: int) -> int:
     """Optimizer steps, from tokens, steps or passes over `dataset_tokens`; at least 1."""
-    per_step = training.global_batch_size * training.sequence_length
+    per_step = training.batch * training.sequence_length
     if training.steps is not None:
         return training.steps
     if training.tokens is not None:
@@ -97,7 +98,7 @@ def micro_batch_size(training: Training, parallelism: Parallelism) -> int:
     share and, with a pipeline, leaves four micro-batches per stage (a bubble of at most a fifth);
     1 where none does. Raises ValueError when the global batch cannot be dealt out.
     """
-    batch, data = training.global_batch_size, parallelism.data
+    batch, data = training.batch, parallelism.data
     if batch % data:
         raise ValueError(
             f"global_batch_size {batch} is not divisible by data: {data}; "
@@ -125,6 +126,7 @@ def make_recipe(
 
     Raises ValueError naming the field when batch and layout do not fit.
     """
+    training = with_batch_size(training, parameters)
     steps = steps_of(training, dataset_tokens)
     rate = training.learning_rate or peak_learning_rate(parameters)
     warmup = training.warmup_steps
@@ -142,9 +144,9 @@ def make_recipe(
         eps=training.eps,
         clip=training.clip,
         sequence_length=training.sequence_length,
-        global_batch_size=training.global_batch_size,
+        global_batch_size=training.batch,
         micro_batch_size=micro,
-        micro_batches=training.global_batch_size // parallelism.data // micro,
+        micro_batches=training.batch // parallelism.data // micro,
         seed=training.seed,
     )
 
