@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from quarterdeck.specs.base import Spec
 from quarterdeck.specs.units import Count
 
+MOST_LAYERS = 1024
+"""Planning takes time with the square of the layers, and any reader may ask for a plan."""
+
 
 class MixtureOfExperts(Spec):
     """Sparse feed-forward layers: each token visits `experts_per_token` of `experts`."""
@@ -75,6 +78,10 @@ class Architecture(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Architecture:
         heads = self.num_attention_heads
+        if self.num_hidden_layers > MOST_LAYERS:
+            raise ValueError(
+                f"num_hidden_layers {self.num_hidden_layers} is more than {MOST_LAYERS}: use fewer"
+            )
         if self.head_dim is None and self.hidden_size % heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {heads}: "

@@ -61,6 +61,16 @@ def test_a_wrong_layout_is_not_blamed_for_not_being_auto(
     assert list(found) == [f"documents[1].{path}" for path in paths]
 
 
+def test_an_architecture_that_takes_for_ever_to_plan_is_refused() -> None:
+    deep = {
+        "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
+        "num_hidden_layers": 1024,
+    }  # fmt: skip
+    assert parse_document({**PRETRAIN, "architecture": deep}, "").kind == "pretrain"
+    found = wrong({**PRETRAIN, "architecture": {**deep, "num_hidden_layers": 1025}})
+    assert "more than 1024" in found["documents[1].architecture"]
+
+
 @pytest.mark.parametrize("value", ["aut", 3, [1]])
 def test_what_is_neither_a_layout_nor_auto_is_told_both(value: Any) -> None:
     with pytest.raises(DocumentError) as error:
