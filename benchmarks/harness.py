@@ -116,10 +116,12 @@ def finished(client: Client, name: str, timeout: float = 600) -> Job:
     return job
 
 
-def order_without_platform(client: Client, document: dict[str, Any], folder: Path) -> Path:
+def order_without_platform(
+    bench: Bench, client: Client, document: dict[str, Any], folder: Path
+) -> Path:
     """The order that a supervisor would get for `document`, as a file for the other side.
 
-    It reads the same shards and tokenizer and writes its artifacts to a folder of its own.
+    It reads the same shards and tokenizer and writes to the same store, under its own name.
     """
     spec = DOCUMENT.validate_python({**document, "project": "default"})
     tokens, tokenizer = client.datasets.get("tokens"), client.tokenizers.get("bpe")
@@ -128,7 +130,7 @@ def order_without_platform(client: Client, document: dict[str, Any], folder: Pat
         owner_name=document["name"], kind="pretrain", spec=spec.model_dump(mode="json"),
         cluster="none", placements=[], api_url="", run_key="",
         inputs={"datasets": [_resolved(tokens)], "tokenizer": [_resolved(tokenizer)]},
-        artifacts_uri=f"file://{folder / 'artifacts'}",
+        artifacts_uri=f"file://{bench.home / 'artifacts'}",
     )  # fmt: skip
     path = folder / f"{document['name']}.json"
     path.write_text(order.model_dump_json())

@@ -61,7 +61,8 @@ def ray_cluster(folder: Path) -> Iterator[dict[str, str]]:
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     start = subprocess.Popen(
         [*ray, "start", "--head", "--block", f"--node-ip-address={RAY_ADDRESS}", f"--port={port}",
-         f"--dashboard-host={RAY_ADDRESS}", f"--dashboard-port={dashboard}", "--num-cpus=9",
+         f"--dashboard-host={RAY_ADDRESS}", f"--dashboard-port={dashboard}",
+         f"--dashboard-agent-listen-port={free_port()}", "--num-cpus=9",
          "--include-dashboard=true", "--object-store-memory=100000000",
          f"--temp-dir={folder}/ray"],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -69,10 +70,14 @@ def ray_cluster(folder: Path) -> Iterator[dict[str, str]]:
     try:
         deadline = time.monotonic() + 90
         while subprocess.run(
-            [*ray, "job", "list"], env=environment, capture_output=True, timeout=60, check=False
+            [*ray, "job", "submit", "--", "true"],
+            env={**environment, "RAY_ADDRESS": environment["RAY_API_SERVER_ADDRESS"]},
+            capture_output=True,
+            timeout=60,
+            check=False,
         ).returncode:
             if time.monotonic() > deadline:
-                raise SystemExit("Ray's job server did not come up within 90 s")
+                raise SystemExit("Ray's job server did not run a job within 90 s")
             time.sleep(1)
         yield environment
     finally:
@@ -104,7 +109,7 @@ def main() -> None:
             with bench.client() as client:
                 prepare_tokens(client)
                 document = training("bare", steps=3, checkpoint_every=3)
-                order = order_without_platform(client, document, folder)
+                order = order_without_platform(bench, client, document, folder)
             for pair in range(pairs):
                 bench.down()
                 bench.up()

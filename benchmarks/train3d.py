@@ -50,7 +50,7 @@ def through_platform(bench: Bench, name: str, steps: int) -> float:
 def through_torchrun(bench: Bench, name: str, steps: int, folder: Path) -> float:
     with bench.client() as client:
         document = training(name, steps=steps, checkpoint_every=steps // 3)
-        order = order_without_platform(client, document, folder)
+        order = order_without_platform(bench, client, document, folder)
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "8",
          "--master-addr", "127.0.0.1", "--master-port", str(free_port()),
