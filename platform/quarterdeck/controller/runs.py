@@ -13,6 +13,7 @@ from quarterdeck.lifecycle.observe import RunDecision, decide
 from quarterdeck.lifecycle.restarts import after_failure
 from quarterdeck.lifecycle.run import ENDED
 from quarterdeck.store.errors import StaleRow
+from quarterdeck.store.failures import UNAVAILABLE
 from quarterdeck.store.ids import new_id
 from quarterdeck.store.leases import release_rows
 from quarterdeck.store.run_watch import (
@@ -39,21 +40,34 @@ class Runs:
         self._lost_after = lost_after
 
     def tick(self) -> int:
-        """Look at every run that may change once; the number of runs that did."""
+        """Look at every run that may change once; the number of runs that did.
+
+        Raises the first unforeseen failure, after the other runs had their turn: one run must not
+        hold up all that come behind it.
+        """
         lease_id = new_id("lease")
         with self._database.write() as session:
             ids = claim_runs(session, lease_id)
         if not ids:
             return 0
         changed = 0
+        failure: Exception | None = None
         try:
             with self._database.read() as session:
                 seen = watched(session, ids, lost_after=self._lost_after)
             for item in seen:
-                changed += self._look(item, lease_id)
+                try:
+                    changed += self._look(item, lease_id)
+                except UNAVAILABLE:
+                    raise
+                except Exception as error:
+                    log.error("run %s cannot be moved: %s", item.run.id, type(error).__name__)
+                    failure = failure or error
         finally:
             with self._database.write() as session:
                 release_rows(session, RunRow, ids, lease_id)
+        if failure is not None:
+            raise failure
         return changed
 
     def _look(self, item: Watched, lease_id: str) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from quarterdeck.specs.protocol import OutputAsset
 from quarterdeck.store.errors import AlreadyClaimed, StaleEpoch
-from quarterdeck.store.tables import KeyRow, NodeRow, RunRow
+from quarterdeck.store.tables import JobRow, KeyRow, NodeRow, RunRow
 
 PRETRAIN = {
     "kind": "pretrain",
@@ -268,3 +268,17 @@ def test_why_a_job_waits(platform: Any, make: Any) -> None:
     other = platform.submit(make["command"]("cordon", ranks=8, priority="high"))
     platform.controller.tick()
     assert platform.job(other).reason == "NodesCordoned"
+
+
+def test_a_run_that_cannot_be_moved_does_not_hold_up_the_others(platform: Any, make: Any) -> None:
+    broken, first = platform.started(make["command"]("broken"))
+    sound, second = platform.started(make["command"]("sound"))
+    with platform.database.write() as session:
+        job = session.get_one(JobRow, broken)
+        job.spec = {**job.spec, "max_restarts": "many"}
+    for run in (first, second):
+        platform.agent.say(run, "failed", failure=make["failure"]("user_code"))
+    with pytest.raises(ValueError, match="many"):
+        platform.controller.runs.tick()
+    assert platform.job(broken).phase == "running", "nothing of the failed change is kept"
+    assert platform.job(sound).reason == "Restarting"
