@@ -9,6 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same cases on every machine, however slow it is.
+settings.register_profile(
+    "quarterdeck",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("quarterdeck")
 
 
 @pytest.fixture(scope="session")

@@ -94,9 +94,7 @@ def differences(url: str) -> list[Any]:
 def write_revision(url: str, message: str, revision: str) -> None:
     """For developers: write the migration from the database at `url` to the tables in code."""
     with _connected(url) as connection:
-        command.revision(
-            _config(connection), message=message, autogenerate=True, rev_id=revision
-        )
+        command.revision(_config(connection), message=message, autogenerate=True, rev_id=revision)
 
 
 def _config(connection: Connection | None = None) -> Config:

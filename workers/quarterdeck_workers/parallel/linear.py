@@ -11,9 +11,7 @@ from quarterdeck_workers.parallel.groups import TensorGroup
 from quarterdeck_workers.parallel.sharding import Shard, mark
 
 
-def _part(
-    like: Tensor, dimension: int | None, group: TensorGroup, copies: int = 1
-) -> nn.Parameter:
+def _part(like: Tensor, dimension: int | None, group: TensorGroup, copies: int = 1) -> nn.Parameter:
     """An empty parameter for this rank's part of `like`."""
     shard = Shard(tuple(like.shape))
     if dimension is not None:
