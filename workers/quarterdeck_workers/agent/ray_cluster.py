@@ -106,7 +106,9 @@ def _ping(name: str) -> None:
 
 
 def _create(order: RunOrder) -> None:
-    first = min(order.placements, key=lambda place: place.rank)
+    # Beside the agent, on the head: a lost node then costs a gang its ranks and not the witness
+    # who tells of it, and a lost head ends every supervisor of the cluster in any case.
+    here = ray.get_runtime_context().get_node_id()
     supervisor = SupervisorActor.options(
         name=actor_name(order.run_id, order.epoch),
         namespace=NAMESPACE,
@@ -114,7 +116,7 @@ def _create(order: RunOrder) -> None:
         num_cpus=0,
         max_restarts=0,
         max_task_retries=0,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(first.node_id, soft=True),
+        scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
     ).remote()
     supervisor.run.remote(order)  # type: ignore[attr-defined]
 
