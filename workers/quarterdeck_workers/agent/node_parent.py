@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from quarterdeck_workers.rank.launch import scrubbed
 from quarterdeck_workers.rank.parent import ENVIRONMENT
 from quarterdeck_workers.supervisor.actor import NAMESPACE
-from quarterdeck_workers.supervisor.rank_actor import NODE_HOME, NODE_TEMP, PARENT_SOCKET
+from quarterdeck_workers.supervisor.berths import NODE_HOME, NODE_TEMP, PARENT_SOCKET
 
 _RESTART_SECONDS = 2.0
 _TERM_SECONDS = 3.0

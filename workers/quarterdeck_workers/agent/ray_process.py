@@ -194,6 +194,7 @@ def _environment(home: Path, temp: Path) -> dict[str, str]:
         **client_environment(home),
         "RAY_worker_niceness": "0",
         "RAY_enable_metrics_collection": "0",
+        "RAY_task_events_report_interval_ms": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",
         MARK: str(home),
         NODE_HOME: str(home),

@@ -1,4 +1,4 @@
-"""What a rank's own process knows, and how it talks to its rank actor.
+"""What a rank's own process knows, and how it talks to its host actor.
 
 The process and its actor share one stream socket; each message is one JSON line. Upwards:
 `phase`, `step`, `checkpoint`, `output`, `result`, `event`, `endpoint`, `failure`, `heartbeat`.

@@ -31,7 +31,7 @@ _LONGEST_TRACEBACK = 64 * 1024
 def run(launch: Launch, report: int) -> int:
     """Become the rank: exec a command, or call the entry point and answer its exit code.
 
-    `report` is the descriptor of the socket to the rank actor.
+    `report` is the descriptor of the socket to the host actor.
     """
     os.environ.clear()
     os.environ.update(launch.environment)

@@ -1,6 +1,6 @@
 """All that one rank's process needs to start, as one JSON document.
 
-It travels from the rank actor to the node's preloaded parent (or to a fresh interpreter) over a
+It travels from the host actor to the node's preloaded parent (or to a fresh interpreter) over a
 unix socket, with four descriptors beside it. It holds no credential of the control plane; the
 environment may hold secrets that the job asked for as variables, so it is never logged.
 """

@@ -1,4 +1,4 @@
-"""`report()` for users' own scripts: a no-op wherever no rank actor listens."""
+"""`report()` for users' own scripts: a no-op wherever no host actor listens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process between a rank actor and the rank's process: nothing outlives it.
+"""The process between a host actor and the rank's process: nothing outlives it.
 
 It forks the rank's process, adopts every orphan below it, and ends all of them when the rank's
 process ends, when its actor dies (the `alive` pipe closes) or when it is told to (SIGTERM). If it

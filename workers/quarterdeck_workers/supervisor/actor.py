@@ -105,9 +105,7 @@ class Supervisor:
         except GangFailed as error:
             self._ledger.fail(RankFailure(error.rank, time.time(), error.blame, str(error)))
             return
-        followers = [
-            asyncio.create_task(self._follow(place.rank)) for place in self._run.placements
-        ]
+        followers = [asyncio.create_task(self._follow(node_id)) for node_id in self._gang.hosts]
         try:
             await self._until_over()
         finally:
@@ -117,13 +115,15 @@ class Supervisor:
             for follower in late:
                 follower.cancel()
 
-    async def _follow(self, rank: int) -> None:
-        lost = await self._gang.follow(rank, lambda news: self._hear(rank, news))
+    async def _follow(self, node_id: str) -> None:
+        lost = await self._gang.follow(node_id, self._hear)
         if lost is not None:
-            self._ledger.fail(RankFailure(rank, time.time(), lost.blame, lost.message))
-            record = self._ledger.ranks[rank]
-            record.gone = record.exited = True
-            record.phase = "lost"
+            ranks = [place.rank for place in self._gang.hosts[node_id]]
+            self._ledger.fail(RankFailure(ranks[0], time.time(), lost.blame, lost.message))
+            for rank in ranks:
+                record = self._ledger.ranks[rank]
+                record.gone = record.exited = True
+                record.phase = "lost"
         self._wake.set()
 
     def _hear(self, rank: int, news: RankNews) -> None:

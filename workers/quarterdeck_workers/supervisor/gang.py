@@ -1,4 +1,4 @@
-"""The rank actors of one run: reserved, placed, started together, ended together."""
+"""The hosts and ranks of one run: reserved, placed, started together, ended together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from quarterdeck.specs.protocol import Blame, RankPlacement, RunOrder
 from quarterdeck_workers.rank.process import RankNews
-from quarterdeck_workers.supervisor.rank_actor import Berth, RankActor
+from quarterdeck_workers.supervisor.berths import Berth
+from quarterdeck_workers.supervisor.host_actor import HostActor, NotStarted, start_blame
 
 SLOTS = "slots"
 """Ray's custom resource: declared slots, or accelerators, of a machine."""
@@ -44,122 +45,137 @@ class GangFailed(Exception):
 
 @dataclass(frozen=True)
 class Lost:
-    """A rank's actor is gone."""
+    """A host's actor is gone, and its ranks with it."""
 
     blame: Blame
     message: str
 
 
 class Gang:
-    """All ranks of an order. `create`, then `start`, then `follow` each; `end` in any case."""
+    """All ranks of an order, on one or more hosts (Ray nodes, by id).
+
+    `create`, then `start`, then `follow` each of `hosts`; `end` in any case.
+    """
 
     def __init__(self, order: RunOrder) -> None:
         self.order = order
-        self.placements = sorted(order.placements, key=lambda place: place.rank)
+        self.hosts: dict[str, list[RankPlacement]] = {}
+        """The placements by node, in the order of ranks."""
+        for place in sorted(order.placements, key=lambda place: place.rank):
+            self.hosts.setdefault(place.node_id, []).append(place)
+        for places in self.hosts.values():
+            places.sort(key=lambda place: place.local_rank)
         self._group: PlacementGroup | None = None
-        self._actors: dict[int, Any] = {}
+        self._actors: dict[str, Any] = {}
         self._ended = False
 
     # --- starting --------------------------------------------------------------------------
 
     async def create(self) -> None:
-        """Reserve every bundle on its node and create the rank actors. Raises GangFailed."""
+        """Reserve every bundle on its node and create the hosts' actors. Raises GangFailed."""
         nodes = {node["NodeID"]: node for node in await asyncio.to_thread(ray.nodes)}
-        for place in self.placements:
-            node = nodes.get(place.node_id)
-            if node is None or not node["Alive"]:
-                message = f"node {place.node_id} is no longer in the cluster"
-                raise GangFailed(message, "node", place.rank)
-        bundles = [_bundle(place, nodes[place.node_id]) for place in self.placements]
-        pins = [{NODE_LABEL: place.node_id} for place in self.placements]
+        for node_id, places in self.hosts.items():
+            if node_id not in nodes or not nodes[node_id]["Alive"]:
+                message = f"node {node_id} is no longer in the cluster"
+                raise GangFailed(message, "node", places[0].rank)
+        bundles = [_bundle(places, nodes[node_id]) for node_id, places in self.hosts.items()]
+        pins = [{NODE_LABEL: node_id} for node_id in self.hosts]
         self._group = placement_group(bundles, strategy="PACK", bundle_label_selector=pins)
         if not await asyncio.to_thread(self._group.wait, RESERVE_SECONDS):
             raise GangFailed(
                 f"Ray could not reserve the gang's slots within {RESERVE_SECONDS:g} s: another "
                 "program holds them", "node",
             )  # fmt: skip
-        for index, (place, bundle) in enumerate(zip(self.placements, bundles, strict=True)):
-            self._actors[place.rank] = RankActor.options(
+        for index, (node_id, bundle) in enumerate(zip(self.hosts, bundles, strict=True)):
+            self._actors[node_id] = HostActor.options(
                 num_cpus=0,
                 num_gpus=bundle.get("GPU", 0),
                 resources={SLOTS: bundle[SLOTS]},
                 max_restarts=0,
+                enable_task_events=False,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, index),
             ).remote()
 
     async def start(self) -> None:
         """Agree on the rendezvous and start all processes at once. Raises GangFailed."""
-        nodes: dict[str, list[RankPlacement]] = {}
-        for place in self.placements:
-            nodes.setdefault(place.node_id, []).append(place)
-        for places in nodes.values():
-            places.sort(key=lambda place: place.local_rank)
         order = self.order.model_copy(update={"run_key": "", "api_url": ""})
-        first = {places[0].rank for places in nodes.values()}
-        facts = await self._all(
-            lambda rank: self._actors[rank].prepare.remote(order, rank in first)
+        facts = await self._all(lambda node_id: self._actors[node_id].prepare.remote(order))
+        first = next(iter(self.hosts))
+
+        def berths(node_id: str) -> list[Berth]:
+            places = self.hosts[node_id]
+            return [
+                Berth(
+                    rank=place.rank, world_size=len(self.order.placements),
+                    local_rank=place.local_rank, local_world_size=len(places),
+                    node_rank=list(self.hosts).index(node_id),
+                    master_address=facts[first]["address"], master_port=facts[first]["port"],
+                    devices=tuple(facts[node_id]["devices"]),
+                )
+                for place in places
+            ]  # fmt: skip
+
+        started: dict[str, list[NotStarted]] = await self._all(
+            lambda node_id: self._actors[node_id].start.remote(order, berths(node_id))
         )
-        master = facts[0]
-        node_ranks = {node_id: index for index, node_id in enumerate(nodes)}
+        for failed in (each for host in started.values() for each in host):
+            raise GangFailed(
+                f"rank {failed.rank} did not start: {failed.message}", failed.blame, failed.rank
+            )
 
-        def berth(place: RankPlacement) -> Berth:
-            local = nodes[place.node_id]
-            devices = [device for each in local for device in facts[each.rank]["devices"]]
-            return Berth(
-                rank=place.rank, world_size=len(self.placements), local_rank=place.local_rank,
-                local_world_size=len(local), node_rank=node_ranks[place.node_id],
-                master_address=master["address"], master_port=master["port"],
-                devices=tuple(devices),
-            )  # fmt: skip
-
-        berths = {place.rank: berth(place) for place in self.placements}
-        await self._all(lambda rank: self._actors[rank].start.remote(order, berths[rank]))
-
-    async def _all(self, call: Callable[[int], Awaitable[Any]]) -> list[Any]:
-        async def one(rank: int) -> Any:
+    async def _all(self, call: Callable[[str], Awaitable[Any]]) -> dict[str, Any]:
+        async def one(node_id: str) -> Any:
+            rank = self.hosts[node_id][0].rank
             try:
-                return await asyncio.wait_for(_await(call(rank)), CALL_SECONDS)
+                return await asyncio.wait_for(_await(call(node_id)), CALL_SECONDS)
             except TimeoutError as error:
                 message = f"rank {rank} did not start within {CALL_SECONDS:g} s"
                 raise GangFailed(message, "node", rank) from error
             except RayTaskError as error:
                 message = f"rank {rank} did not start: {error.cause}"
-                raise GangFailed(message, _start_blame(error), rank) from error
+                raise GangFailed(message, start_blame(error.cause), rank) from error
             except RayError as error:
                 message = f"rank {rank} did not start: {error}"
                 raise GangFailed(message, "node", rank) from error
 
-        return await asyncio.gather(*(one(place.rank) for place in self.placements))
+        answers = await asyncio.gather(*(one(node_id) for node_id in self.hosts))
+        return dict(zip(self.hosts, answers, strict=True))
 
     # --- running ---------------------------------------------------------------------------
 
-    async def follow(self, rank: int, hear: Callable[[RankNews], None]) -> Lost | None:
-        """Hand a rank's news to `hear` until its process is gone; Lost when its actor died."""
-        silent = 0.0
-        while not self._ended:
+    async def follow(self, node_id: str, hear: Callable[[int, RankNews], None]) -> Lost | None:
+        """Hand the news of a host's ranks to `hear` until all their processes are gone; Lost when
+        its actor died."""
+        ranks = [place.rank for place in self.hosts[node_id]]
+        left, silent = set(ranks), 0.0
+        while left and not self._ended:
             try:
-                news = await _await(self._actors[rank].poll.remote(POLL_SECONDS))
+                answer: dict[int, RankNews] = await _await(
+                    self._actors[node_id].poll.remote(POLL_SECONDS)
+                )
             except ActorUnavailableError as error:
                 silent += POLL_SECONDS
                 if silent > UNAVAILABLE_SECONDS:
-                    return Lost("network", f"rank {rank}'s actor stopped answering: {error}")
+                    why = f"the actor of rank {ranks[0]} stopped answering: {error}"
+                    return Lost("network", why)
                 await asyncio.sleep(POLL_SECONDS)
                 continue
             except OutOfMemoryError as error:
-                return Lost("memory", f"Ray ended rank {rank} for memory: {error}")
+                return Lost("memory", f"Ray ended rank {ranks[0]} for memory: {error}")
             except ActorDiedError as error:
-                return await self._lost(rank, error)
+                return await self._lost(node_id, error)
             silent = 0.0
-            hear(news)
-            if any(message["type"] == "gone" for message in news.messages):
-                return None
+            for rank, news in answer.items():
+                hear(rank, news)
+                if any(message["type"] == "gone" for message in news.messages):
+                    left.discard(rank)
         return None
 
-    async def _lost(self, rank: int, error: ActorDiedError) -> Lost:
-        node_id = next(place.node_id for place in self.placements if place.rank == rank)
+    async def _lost(self, node_id: str, error: ActorDiedError) -> Lost:
+        rank = self.hosts[node_id][0].rank
         if not await asyncio.to_thread(_alive, node_id):
             return Lost("node", f"rank {rank} died with its node {node_id}")
-        return Lost("unknown", f"rank {rank}'s actor died: {str(error).splitlines()[0]}")
+        return Lost("unknown", f"the actor of rank {rank} died: {str(error).splitlines()[0]}")
 
     async def stop(self, *, checkpoint: bool, deadline_seconds: float, reason: str) -> None:
         """Ask every rank to stop."""
@@ -170,7 +186,13 @@ class Gang:
     async def stacks(self) -> dict[int, str]:
         """Stacks of all ranks that still answer."""
         answers = await self._quietly(lambda actor: actor.stacks.remote(), KILL_SECONDS)
-        return {rank: stack for rank, stack in answers.items() if stack}
+        return {
+            rank: stack
+            for stacks in answers
+            if stacks is not None
+            for rank, stack in stacks.items()
+            if stack
+        }
 
     async def kill(self) -> None:
         """End every rank's processes; returns when they are gone, or after ten seconds."""
@@ -185,38 +207,29 @@ class Gang:
         if self._group is not None:
             await asyncio.to_thread(remove_placement_group, self._group)
 
-    async def _quietly(self, call: Callable[[Any], Awaitable[Any]], limit: float) -> dict[int, Any]:
-        """Call all actors; those that are dead or do not answer in time are left out."""
+    async def _quietly(self, call: Callable[[Any], Awaitable[Any]], limit: float) -> list[Any]:
+        """Call all actors; None for those that are dead or do not answer in time."""
 
-        async def one(rank: int, actor: Any) -> tuple[int, Any]:
+        async def one(actor: Any) -> Any:
             try:
-                return rank, await asyncio.wait_for(_await(call(actor)), limit)
+                return await asyncio.wait_for(_await(call(actor)), limit)
             except (RayError, TimeoutError):
-                return rank, None
+                return None
 
-        return dict(await asyncio.gather(*(one(*item) for item in self._actors.items())))
+        return await asyncio.gather(*(one(actor) for actor in self._actors.values()))
 
 
 async def _await(reference: Awaitable[Any]) -> Any:
     return await reference
 
 
-def _bundle(place: RankPlacement, node: dict[str, Any]) -> dict[str, float]:
-    bundle: dict[str, float] = {SLOTS: place.slots}
+def _bundle(places: list[RankPlacement], node: dict[str, Any]) -> dict[str, float]:
+    slots = sum(place.slots for place in places)
+    bundle: dict[str, float] = {SLOTS: slots}
     resources = node.get("Resources", {})
     if resources.get("GPU", 0) >= resources.get(SLOTS, 0) > 0:
-        bundle["GPU"] = place.slots
+        bundle["GPU"] = slots
     return bundle
-
-
-def _start_blame(error: RayTaskError) -> Blame:
-    cause = error.cause
-    if isinstance(cause, OSError) and cause.errno is not None:
-        from quarterdeck_workers.rank.errors import blame_of
-
-        blame = blame_of(cause)
-        return blame if blame != "unknown" else "node"
-    return "node"
 
 
 def _alive(node_id: str) -> bool:

@@ -1,7 +1,7 @@
 """A gang of ranks on this machine without the platform: for tests and measurements.
 
 Ranks are forked from a server that has torch and deepspeed imported already, and speak over real
-sockets what they would tell their rank actors. What the supervisor does beyond that (placement,
+sockets what they would tell their host actors. What the supervisor does beyond that (placement,
 watchdog, beats) is not here.
 """
 

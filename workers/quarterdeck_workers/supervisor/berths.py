@@ -1,0 +1,94 @@
+"""One rank's place in its gang, and what its process is started with there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quarterdeck.specs.protocol import RunOrder
+from quarterdeck_workers.rank.context import RankContext, environment_for
+from quarterdeck_workers.rank.entry import STACKS_FILE
+from quarterdeck_workers.rank.folders import RESUME_DIR, RESUME_STEP
+from quarterdeck_workers.rank.launch import Launch, scrubbed
+from quarterdeck_workers.rank.parent import ENVIRONMENT
+from quarterdeck_workers.rank.process import REPORT_PATH
+from quarterdeck_workers.rank.reporting import REPORT_SOCKET, STACKS
+
+NODE_HOME = "QUARTERDECK_NODE_HOME"
+"""Variable of Ray's processes on a node: the folder of this node's part of the platform."""
+NODE_TEMP = "QUARTERDECK_NODE_TEMP"
+"""The same, with a path short enough for unix sockets."""
+PARENT_SOCKET = "parent.sock"
+RESUME_FOLDER = "resume"
+_MEMORY_FOLDER = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Berth:
+    """One rank's place in its gang."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    node_rank: int
+    master_address: str
+    master_port: int
+    devices: tuple[str, ...] = ()
+    """Device numbers of all of the run's ranks on this node, by local rank."""
+
+
+def private_folder() -> Path:
+    """A new folder that only this user reads, in memory where the node allows it."""
+    base = _MEMORY_FOLDER if os.access(_MEMORY_FOLDER, os.W_OK) else Path(os.environ[NODE_TEMP])
+    folder = base / f"quarterdeck-{secrets.token_hex(6)}"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def workdir_of(order: RunOrder) -> Path:
+    """The run's own folder on this node."""
+    return Path(os.environ[NODE_HOME], "work", f"{order.run_id}-{order.epoch}")
+
+
+def launch_for(order: RunOrder, berth: Berth, private: Path) -> Launch:
+    """What the process at `berth` is started with; its secrets lie in `private`."""
+    workdir = workdir_of(order)
+    visible = order.model_copy(update={"run_key": "", "api_url": "", "secrets": {}})
+    context = RankContext(
+        order=visible, rank=berth.rank, world_size=berth.world_size, local_rank=berth.local_rank,
+        node_rank=berth.node_rank, master_address=berth.master_address,
+        master_port=berth.master_port, workdir=workdir,
+    )  # fmt: skip
+    own = {"OMP_NUM_THREADS": "1"} if order.kind == "command" else ENVIRONMENT
+    environment = {**scrubbed(os.environ), **own}
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(berth.devices)
+    environment.update({str(name): str(value) for name, value in _env(order).items()})
+    environment.update({name: order.secrets[name] for name in order.env_secrets})
+    environment = environment_for(context, berth.local_world_size, environment)
+    environment.update(
+        QUARTERDECK_SECRETS_DIR=str(private / "secrets"),
+        QUARTERDECK_WORKDIR=str(workdir),
+        QUARTERDECK_OWNER=order.owner_name,
+        QUARTERDECK_ATTEMPT=str(order.attempt),
+        **{REPORT_SOCKET: str(private / REPORT_PATH), STACKS: str(private / STACKS_FILE)},
+    )
+    if order.kind == "command" and order.resume is not None:
+        environment[RESUME_DIR] = str(workdir / RESUME_FOLDER)
+        environment[RESUME_STEP] = str(order.resume.step)
+    command = str(order.spec["command"]) if order.kind == "command" else None
+    return Launch(
+        order=visible.model_dump(mode="json"), rank=berth.rank, world_size=berth.world_size,
+        local_rank=berth.local_rank, local_world_size=berth.local_world_size,
+        node_rank=berth.node_rank, master_address=berth.master_address,
+        master_port=berth.master_port, workdir=str(workdir),
+        cwd=str(order.spec.get("workdir") or workdir), private=str(private),
+        environment=environment, command=command,
+    )  # fmt: skip
+
+
+def _env(order: RunOrder) -> dict[str, Any]:
+    return dict(order.spec.get("env") or {})

@@ -1,0 +1,145 @@
+"""The Ray actor of one node in a gang: holds its slots, watches over its ranks' processes.
+
+One actor for all of a run's ranks on a node, not one each: an idle Ray worker costs 1 % of a core
+and 100 MB, and seconds to start (docs/decisions).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from quarterdeck.specs.protocol import Blame, RunOrder
+from quarterdeck_workers.rank.errors import blame_of
+from quarterdeck_workers.rank.folders import restore_folder
+from quarterdeck_workers.rank.launch import write_secrets
+from quarterdeck_workers.rank.process import RankNews, RankProcess
+from quarterdeck_workers.rank.workdir import hold, release
+from quarterdeck_workers.supervisor.berths import (
+    NODE_TEMP,
+    PARENT_SOCKET,
+    RESUME_FOLDER,
+    Berth,
+    launch_for,
+    private_folder,
+    workdir_of,
+)
+
+_STARTS_AT_ONCE = 16
+_GONE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class NotStarted:
+    """Why a rank's process could not be started."""
+
+    rank: int
+    blame: Blame
+    message: str
+
+
+class Host:
+    """The body of the actor (see `HostActor`)."""
+
+    def __init__(self) -> None:
+        self._processes: dict[int, RankProcess] = {}
+        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._held: tuple[Path, int] | None = None
+
+    async def prepare(self, order: RunOrder) -> dict[str, Any]:
+        """Where this host is: its node's address, a free port there, its devices.
+
+        Holds the run's folder, so that it lasts until the ranks have ended, and fetches what a
+        user's program left at its last checkpoint.
+        """
+        workdir = workdir_of(order)
+        self._held = workdir, hold(workdir)
+        if order.kind == "command" and order.resume is not None:
+            await asyncio.to_thread(restore_folder, order, order.resume, workdir / RESUME_FOLDER)
+        address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+            port = probe.getsockname()[1]
+        accelerators = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        return {"address": address, "port": port, "devices": list(accelerators)}
+
+    async def start(self, order: RunOrder, berths: list[Berth]) -> list[NotStarted]:
+        """Start the processes, all at once; answers those that failed."""
+        with ThreadPoolExecutor(_STARTS_AT_ONCE, "start") as threads:
+            starts = [
+                self._loop.run_in_executor(threads, self._start, order, berth) for berth in berths
+            ]
+            outcomes = await asyncio.gather(*starts, return_exceptions=True)
+        return [
+            NotStarted(berth.rank, start_blame(outcome), str(outcome))
+            for berth, outcome in zip(berths, outcomes, strict=True)
+            if isinstance(outcome, BaseException)
+        ]
+
+    def _start(self, order: RunOrder, berth: Berth) -> None:
+        private = private_folder()
+        try:
+            write_secrets(private / "secrets", order.secrets)
+            launch = launch_for(order, berth, private)
+            preloaded = Path(os.environ[NODE_TEMP], PARENT_SOCKET)
+            process = RankProcess(launch, self._on_news)
+            process.start(None if launch.command is not None else preloaded)
+        except BaseException:
+            shutil.rmtree(private, ignore_errors=True)
+            raise
+        self._processes[berth.rank] = process
+
+    def _on_news(self) -> None:
+        self._loop.call_soon_threadsafe(self._news.set)
+
+    async def poll(self, wait: float) -> dict[int, RankNews]:
+        """What is new by rank; at once when something urgent came, else after `wait` seconds."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), wait)
+        self._news.clear()
+        return {rank: process.take() for rank, process in self._processes.items()}
+
+    async def stop(self, checkpoint: bool, deadline_seconds: float, reason: str) -> None:
+        """Ask the processes to stop."""
+        for process in self._processes.values():
+            process.stop(checkpoint=checkpoint, deadline_seconds=deadline_seconds, reason=reason)
+
+    async def kill(self) -> None:
+        """End the processes and all below them, and wait until nothing is left."""
+        processes = list(self._processes.values())
+        for process in processes:
+            process.kill()
+        for process in processes:
+            await asyncio.to_thread(process.gone.wait, _GONE_SECONDS)
+        if self._held is not None:
+            release(*self._held)
+            self._held = None
+
+    async def stacks(self) -> dict[int, str]:
+        """Stacks of the processes' threads, by rank."""
+        ranks = list(self._processes)
+        stacks = await asyncio.gather(
+            *(asyncio.to_thread(self._processes[rank].stacks) for rank in ranks)
+        )
+        return dict(zip(ranks, stacks, strict=True))
+
+
+HostActor = ray.remote(Host)
+
+
+def start_blame(error: BaseException) -> Blame:
+    """A full disk or a missing folder has its own blame; else the node could not do it."""
+    if isinstance(error, OSError) and error.errno is not None:
+        blame = blame_of(error)
+        return blame if blame != "unknown" else "node"
+    return "node"
