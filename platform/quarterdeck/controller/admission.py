@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any
 
 from quarterdeck.controller.requests import job_request, replica_requests, snapshot_of
+from quarterdeck.controller.turns import PAUSE_S, Turns
 from quarterdeck.lifecycle.job import JobEvent
 from quarterdeck.scheduling.plan import plan
 from quarterdeck.scheduling.snapshot import Assignment, Pending, Request
@@ -24,7 +27,6 @@ from quarterdeck.store.admission import (
 )
 from quarterdeck.store.errors import CapacityTaken, StaleRow
 from quarterdeck.store.ids import new_id
-from quarterdeck.store.leases import release_rows
 from quarterdeck.store.placements import NewRun, start_job, start_replica
 from quarterdeck.store.references import Resolution, bind_edges, resolve_job
 from quarterdeck.store.sessions import Database
@@ -39,27 +41,36 @@ class Admission:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._rests: dict[str, datetime] = {}
+        """Until when a service that could not be placed is left alone."""
 
     def tick(self) -> int:
-        """Look at everything that waits once; the number of runs created."""
+        """Look at everything that waits once; the number of runs created.
+
+        Raises the first unforeseen failure, after the other rows had their turn.
+        """
         lease_id = new_id("lease")
+        turns = Turns()
         with self._database.write() as session:
             ids = claim_jobs(session, lease_id)
         try:
             if ids:
-                self._admit(ids, lease_id)
-            return self._place(frozenset(ids), lease_id)
+                self._admit(ids, lease_id, turns)
+            created = self._place(frozenset(ids), lease_id, turns)
         finally:
             with self._database.write() as session:
-                release_rows(session, JobRow, ids, lease_id)
+                turns.release(session, JobRow, ids, lease_id)
+        turns.finish()
+        return created
 
-    def _admit(self, ids: list[str], lease_id: str) -> None:
+    def _admit(self, ids: list[str], lease_id: str, turns: Turns) -> None:
         """Intents first, then references."""
         with self._database.read() as session:
             jobs = jobs_by_id(session, ids)
         for job in jobs:
             if job.desired != "run" or job.phase == "suspended" or job.phase == "waiting":
-                self._guarded(self._move_one, job.id, job.version, lease_id)
+                with turns.turn("job", job.id):
+                    self._guarded(self._move_one, job.id, job.version, lease_id)
 
     def _move_one(self, session: Any, job: JobRow, lease_id: str) -> None:
         if job.desired == "cancel":
@@ -102,11 +113,12 @@ class Admission:
         except StaleRow as stale:
             log.info("admission dropped a stale result: %s", stale)
 
-    def _place(self, mine: frozenset[str], lease_id: str) -> int:
+    def _place(self, mine: frozenset[str], lease_id: str, turns: Turns) -> int:
         with self._database.read() as session:
             seen = world(session)
-        requests, refused = self._requests(seen)
+        requests, refused = self._requests(seen, mine, turns)
         if not requests and not refused:
+            self._rest(turns, seen)
             return 0
         made = plan(snapshot_of(seen, requests), seen.now)
         jobs = {job.id: job for job in seen.jobs if job.id in mine}
@@ -115,23 +127,41 @@ class Admission:
         for assignment in made.assignments:
             owner = assignment.request_id.partition("#")[0]
             if owner in jobs:
-                created += self._start_job(jobs[owner], assignment, lease_id)
+                with turns.turn("job", owner):
+                    created += self._start_job(jobs[owner], assignment, lease_id)
             elif owner in services:
-                created += self._start_replica(seen, services, assignment)
-        self._explain(jobs, [*made.pending, *refused], lease_id)
+                with turns.turn("service", owner):
+                    created += self._start_replica(seen, services, assignment)
+        self._explain(jobs, [*made.pending, *refused], lease_id, turns)
+        self._rest(turns, seen)
         return created
 
-    def _requests(self, seen: World) -> tuple[list[Request], list[Pending]]:
+    def _rest(self, turns: Turns, seen: World) -> None:
+        """Services are not leased here: those that failed are left alone for a while."""
+        until = seen.now + timedelta(seconds=PAUSE_S)
+        self._rests = {name: rest for name, rest in self._rests.items() if rest > seen.now}
+        self._rests |= {
+            service.id: until for service in seen.services if service.id in turns.failed
+        }
+
+    def _requests(
+        self, seen: World, mine: frozenset[str], turns: Turns
+    ) -> tuple[list[Request], list[Pending]]:
         requests: list[Request] = []
         refused: list[Pending] = []
         for job in seen.jobs:
-            answer = job_request(job, seen)
-            if isinstance(answer, Request):
-                requests.append(answer)
-            else:
-                refused.append(answer)
+            # Somebody else's broken job, or one that waits after its failure, asks for nothing.
+            with turns.turn("job", job.id) if job.id in mine else suppress(Exception):
+                answer = job_request(job, seen)
+                if isinstance(answer, Request):
+                    requests.append(answer)
+                else:
+                    refused.append(answer)
         for service in seen.services:
-            requests.extend(replica_requests(service, seen))
+            if self._rests.get(service.id, seen.now) > seen.now:
+                continue
+            with turns.turn("service", service.id):
+                requests.extend(replica_requests(service, seen))
         return requests, refused
 
     def _start_job(self, job: JobRow, assignment: Assignment, lease_id: str) -> int:
@@ -194,19 +224,20 @@ class Admission:
             return 0
 
     def _explain(
-        self, jobs: Mapping[str, JobRow], pending: Iterable[Pending], lease_id: str
+        self, jobs: Mapping[str, JobRow], pending: Iterable[Pending], lease_id: str, turns: Turns
     ) -> None:
         mine = [item for item in pending if item.request_id in jobs]
         if not mine:
             return
         with self._database.write() as session:
             for item in mine:
-                note_pending(
-                    session,
-                    jobs[item.request_id],
-                    lease_id=lease_id,
-                    reason=item.reason,
-                    message=item.message,
-                    facts=item.facts,
-                    starts_at=item.starts_at,
-                )
+                with turns.turn("job", item.request_id):
+                    note_pending(
+                        session,
+                        jobs[item.request_id],
+                        lease_id=lease_id,
+                        reason=item.reason,
+                        message=item.message,
+                        facts=item.facts,
+                        starts_at=item.starts_at,
+                    )

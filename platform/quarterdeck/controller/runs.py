@@ -8,14 +8,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from quarterdeck.controller.turns import Turns
 from quarterdeck.lifecycle.job import JOB, WITH_RUN, JobEvent
 from quarterdeck.lifecycle.observe import RunDecision, decide
 from quarterdeck.lifecycle.restarts import after_failure
 from quarterdeck.lifecycle.run import ENDED
 from quarterdeck.store.errors import StaleRow
-from quarterdeck.store.failures import UNAVAILABLE
 from quarterdeck.store.ids import new_id
-from quarterdeck.store.leases import release_rows
 from quarterdeck.store.run_watch import (
     Watched,
     apply_run,
@@ -51,23 +50,17 @@ class Runs:
         if not ids:
             return 0
         changed = 0
-        failure: Exception | None = None
+        turns = Turns()
         try:
             with self._database.read() as session:
                 seen = watched(session, ids, lost_after=self._lost_after)
             for item in seen:
-                try:
+                with turns.turn("run", item.run.id):
                     changed += self._look(item, lease_id)
-                except UNAVAILABLE:
-                    raise
-                except Exception as error:
-                    log.error("run %s cannot be moved: %s", item.run.id, type(error).__name__)
-                    failure = failure or error
         finally:
             with self._database.write() as session:
-                release_rows(session, RunRow, ids, lease_id)
-        if failure is not None:
-            raise failure
+                turns.release(session, RunRow, ids, lease_id)
+        turns.finish()
         return changed
 
     def _look(self, item: Watched, lease_id: str) -> bool:

@@ -10,11 +10,11 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from quarterdeck.controller.turns import Turns
 from quarterdeck.lifecycle.replicas import ReplicaFacts, ServicePlan, plan_replicas
 from quarterdeck.lifecycle.service import SERVICE, ServiceEvent
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.ids import new_id
-from quarterdeck.store.leases import release_rows
 from quarterdeck.store.service_watch import (
     DRAIN_S,
     ServiceView,
@@ -41,21 +41,27 @@ class Services:
         self._database = database
 
     def tick(self) -> int:
-        """Look at every service once; how many changed."""
+        """Look at every service once; how many changed.
+
+        Raises the first unforeseen failure, after the other services had their turn.
+        """
         lease_id = new_id("lease")
         with self._database.write() as session:
             ids = claim_services(session, lease_id)
         if not ids:
             return 0
         changed = 0
+        turns = Turns()
         try:
             with self._database.read() as session:
                 views = service_views(session, ids)
             for view in views:
-                changed += self._look(view, lease_id)
+                with turns.turn("service", view.service.id):
+                    changed += self._look(view, lease_id)
         finally:
             with self._database.write() as session:
-                release_rows(session, ServiceRow, ids, lease_id)
+                turns.release(session, ServiceRow, ids, lease_id)
+        turns.finish()
         return changed
 
     def _look(self, view: ServiceView, lease_id: str) -> bool:
