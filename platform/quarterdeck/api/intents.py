@@ -8,7 +8,7 @@ from quarterdeck.api.fitting import Judgement
 from quarterdeck.api.problems import ProblemError
 from quarterdeck.api.resolution import Resolver
 from quarterdeck.api.submission import insert_job
-from quarterdeck.specs.kinds import DOCUMENT
+from quarterdeck.specs.suggestions import DocumentError, parse_document
 from quarterdeck.store import job_queries
 from quarterdeck.store.job_queries import ENDED
 from quarterdeck.store.sessions import Session
@@ -38,14 +38,19 @@ def resume(session: Session, caller: Caller, row: JobRow) -> None:
 def retry(session: Session, caller: Caller, row: JobRow) -> JobRow:
     """Submit the same spec again as a new job, whose references are looked up anew.
 
-    Raises `job_not_ended`, or `invalid_document` when a reference is gone.
+    Raises `job_not_ended`, or `invalid_document` when a reference is gone, or when the stored
+    spec is not valid any more.
     """
     if row.phase not in ENDED:
         raise ProblemError(
             "job_not_ended",
             f"job/{row.name} is {row.phase}: cancel it, or wait for its end, then retry",
         )
-    document = document_of(DOCUMENT.validate_python(row.spec))
+    try:
+        document = document_of(parse_document(row.spec, ""))
+    except DocumentError as error:
+        # A version since may have made a rule stricter, or taken a field away.
+        raise refuse(error.errors) from error
     resolved = Resolver(session, {}, {}).resolve(document)
     if resolved.errors:
         raise refuse(resolved.errors)

@@ -57,7 +57,12 @@ def _datasets(value: object) -> object:
 
 
 Datasets = Annotated[tuple[WeightedDataset, ...], BeforeValidator(_datasets), Field(min_length=1)]
-Secrets = tuple[Annotated[SecretReference, BeforeValidator(_secret)], ...]
+MOST_SECRETS = 100
+Secrets = Annotated[
+    tuple[Annotated[SecretReference, BeforeValidator(_secret)], ...], Field(max_length=MOST_SECRETS)
+]
+MOST_BEFORE = 1000
+"""Jobs that one job may wait for: each is looked up at every turn of admission."""
 
 
 class Checkpoints(Spec):
@@ -94,7 +99,7 @@ class JobSpec(Resource):
     queue: Name = "default"
     priority: Priority = 0
     cluster: Name | None = None
-    after: tuple[ReferenceText, ...] = ()
+    after: tuple[ReferenceText, ...] = Field(default=(), max_length=MOST_BEFORE)
     """Jobs (`job/NAME`) that must succeed first, beside those that references imply."""
     resources: Resources = Resources()
     env: dict[str, str] = {}

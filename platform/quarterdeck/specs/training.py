@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from quarterdeck.specs.base import Spec
-from quarterdeck.specs.units import Count, parse_count
+from quarterdeck.specs.units import Count, PositiveCount
 
 Precision = Literal["fp32", "bf16"]
-PositiveCount = Annotated[int, Field(ge=1), BeforeValidator(parse_count)]
-"""A `Count` of at least 1 that may be left out: in this order the bound is in the JSON schema."""
 
 
 class Parallelism(Spec):
@@ -64,12 +62,12 @@ class Training(Spec):
     per optimizer step, over all data-parallel ranks and accumulation; None means the size's too.
     """
 
-    tokens: Count | None = None
-    steps: Count | None = None
+    tokens: PositiveCount | None = None
+    steps: PositiveCount | None = None
     passes: float | None = Field(default=None, gt=0)
     sequence_length: Count = Field(default=2048, ge=8)
     global_batch_size: PositiveCount | None = None
-    micro_batch_size: Count | None = None
+    micro_batch_size: PositiveCount | None = None
     learning_rate: float | None = Field(default=None, gt=0)
     min_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
     lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 _DURATIONS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MEMORY = {
@@ -85,4 +85,6 @@ def parse_share(value: object) -> float:
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 Bytes = Annotated[int, BeforeValidator(parse_memory)]
 Count = Annotated[int, BeforeValidator(parse_count)]
+PositiveCount = Annotated[int, Field(ge=1), BeforeValidator(parse_count)]
+"""A `Count` of at least 1: in this order the bound is in the JSON schema, also of optional ones."""
 Share = Annotated[float, BeforeValidator(parse_share)]

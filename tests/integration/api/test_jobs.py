@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from quarterdeck.store.tables import EventRow, JobRow, KeyRow
-from tests.integration.api.conftest import Platform, command, problem
+from tests.integration.api.conftest import Platform, command, paths, problem
 
 
 def submit(platform: Platform, name: str = "a", **options: Any) -> dict[str, Any]:
@@ -146,3 +146,16 @@ def test_nothing_is_found_by_a_wrong_name(platform: Platform) -> None:
                  "/models/none", "/checkpoints/none"):  # fmt: skip
         answer = platform.admin.get(path)
         assert (answer.status_code, problem(answer)) == (404, "not_found"), path
+
+
+def test_a_retry_of_a_spec_that_is_not_valid_any_more_names_the_fields(platform: Platform) -> None:
+    job = submit(platform)
+    spec = {**job["spec"], "ranks": 0, "removed_field": 1}
+    with platform.database.write() as session:
+        session.execute(
+            update(JobRow).where(JobRow.id == job["id"]).values(spec=spec, phase="failed")
+        )
+    answer = platform.admin.post("/jobs/a/retry")
+    assert (answer.status_code, problem(answer)) == (422, "invalid_document"), answer.text
+    assert paths(answer) == ["ranks", "removed_field"]
+    assert count(platform) == 1
