@@ -51,7 +51,9 @@ def test_oldest_bulk_is_dropped_and_counted_but_never_a_checkpoint() -> None:
         spool.add_checkpoint(manifest(step))
     beat = spool.next(STATUS, NOW)
     assert [each.step for each in beat.metrics] == [7, 8, 9]
-    assert [line for chunk in beat.logs for _, line in chunk.lines] == ["line 8", "line 9"]
+    assert [line for chunk in beat.logs for _, line in chunk.lines] == [
+        "… 8 lines dropped …", "line 8", "line 9",
+    ]  # fmt: skip
     assert [event.message for event in beat.events] == ["9"]
     assert len(beat.checkpoints) == 10
     assert beat.dropped == 7 + 8 + 9

@@ -25,7 +25,7 @@ from quarterdeck.specs.protocol import RunOrder
 from quarterdeck_workers.rank.entry import STACKS_FILE
 from quarterdeck_workers.rank.folders import keep_folder
 from quarterdeck_workers.rank.launch import Launch, send_launch
-from quarterdeck_workers.rank.logs import LogBuffer
+from quarterdeck_workers.rank.logs import LogBuffer, LogLimits
 from quarterdeck_workers.rank.parent import READY
 
 _MOST_MESSAGES = 20_000
@@ -66,7 +66,7 @@ class RankProcess:
         self._on_news = on_news
         self._messages: deque[dict[str, Any]] = deque()
         self._dropped = 0
-        self._logs = LogBuffer()
+        self._logs = LogBuffer(LogLimits.of_gang(launch.world_size))
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._alive = -1
@@ -253,8 +253,9 @@ class RankProcess:
             news = RankNews(messages=list(self._messages))
             self._messages.clear()
             kinds = {message["type"] for message in news.messages}
-            news.lines = self._logs.take(None if "gone" in kinds else _LINES_PER_TAKE)
-            news.dropped = self._logs.take_dropped() + self._dropped
+            limit = None if "gone" in kinds else _LINES_PER_TAKE
+            news.lines = self._logs.take(limit, time.time())
+            news.dropped = self._dropped
             self._dropped = 0
             if kinds & {"exit", "gone"}:
                 news.tail = self._logs.tail

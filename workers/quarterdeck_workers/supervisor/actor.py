@@ -212,10 +212,13 @@ class Supervisor:
 
     def _status(self) -> dict[str, Any]:
         now = time.monotonic()
-        phase = self._phase or self._ledger.phase(now)
-        status = self._ledger.status(phase, now, lost=self._phase == "failed")
+        # The end is told with the last lines: who follows the log stops reading at the end.
+        end = None if self._spool.backlog else self._phase
+        status = self._ledger.status(
+            end or self._ledger.phase(now), now, lost=self._phase == "failed"
+        )
         status["epoch"] = self._run.epoch
-        if self._failure is not None:
+        if end is not None and self._failure is not None:
             status["failure"] = self._failure.report(self._stacks)
         return status
 

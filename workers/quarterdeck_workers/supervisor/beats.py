@@ -17,6 +17,8 @@ from quarterdeck_workers.supervisor.spool import Spool
 EVERY_SECONDS = 2.0
 _TIMEOUT_SECONDS = 10.0
 _LONGEST_PAUSE = 5.0
+_BACKLOG_PAUSE = 0.25
+"""Between beats that only carry what has piled up: a run that floods leaves others room."""
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +54,7 @@ class Beats:
         while True:
             sent = await self.send()
             if sent and self._spool.backlog:
+                await asyncio.sleep(_BACKLOG_PAUSE)
                 continue
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._pause_or_news(), self._pause())
@@ -97,9 +100,10 @@ class Beats:
         deadline = loop.time() + grace
         final_sent = False
         while not (final_sent and self._spool.empty):
-            was_pending = self._spool.pending
+            # Only a beat made now, with all that is left, carries the final state.
+            final = not self._spool.pending and not self._spool.backlog
             if await self.send():
-                final_sent = not was_pending  # only a beat made now carries the final state
+                final_sent = final
                 continue
             if abandoned() or loop.time() > deadline:
                 return False

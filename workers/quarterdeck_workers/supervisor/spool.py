@@ -8,19 +8,19 @@ results and the failure are never dropped.
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from quarterdeck.specs.protocol import (
     CheckpointManifest,
-    LogChunk,
     MetricRow,
     OutputAsset,
     RunBeat,
     RunEvent,
 )
+from quarterdeck_workers.supervisor.line_queue import LineQueue, Stream
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,12 @@ class SpoolLimits:
 
     metrics: int = 20_000
     lines: int = 50_000
-    line_bytes: int = 16 * 1024 * 1024
+    line_size: int = 16 * 1024 * 1024
     events: int = 1_000
     beat_metrics: int = 1_000
     beat_lines: int = 4_000
-    beat_line_bytes: int = 512 * 1024
+    beat_line_size: int = 512 * 1024
+    """Sizes of lines are characters."""
 
 
 class Spool:
@@ -42,13 +43,11 @@ class Spool:
     def __init__(self, limits: SpoolLimits | None = None) -> None:
         self._limits = limits or SpoolLimits()
         self._metrics: OrderedDict[int, MetricRow] = OrderedDict()
-        self._lines: deque[tuple[int, float, str]] = deque()
-        self._line_bytes = 0
+        self._lines = LineQueue(self._limits.lines, self._limits.line_size)
         self._events: deque[RunEvent] = deque()
         self._checkpoints: list[CheckpointManifest] = []
         self._outputs: list[OutputAsset] = []
         self._results: dict[str, Any] = {}
-        self._chunk_seq: defaultdict[int, int] = defaultdict(int)
         self._dropped = 0
         self._seq = 0
         self._pending: RunBeat | None = None
@@ -66,15 +65,11 @@ class Spool:
             self._metrics.popitem(last=False)
             self._dropped += 1
 
-    def add_lines(self, rank: int, lines: list[tuple[float, str]]) -> None:
+    def add_lines(
+        self, rank: int, lines: list[tuple[float, str]], stream: Stream = "output"
+    ) -> None:
         """Output lines of a rank."""
-        for at, line in lines:
-            self._lines.append((rank, at, line))
-            self._line_bytes += len(line)
-        limits = self._limits
-        while len(self._lines) > limits.lines or self._line_bytes > limits.line_bytes:
-            self._line_bytes -= len(self._lines.popleft()[2])
-            self._dropped += 1
+        self._dropped += self._lines.add(rank, lines, stream)
 
     def add_event(self, event: RunEvent) -> None:
         """A fact for the owner's events."""
@@ -119,7 +114,11 @@ class Spool:
     def backlog(self) -> bool:
         """More than one beat's worth waits: send the next at once."""
         limits = self._limits
-        return len(self._metrics) > limits.beat_metrics or len(self._lines) > limits.beat_lines
+        return (
+            len(self._metrics) > limits.beat_metrics
+            or len(self._lines) > limits.beat_lines
+            or self._lines.size > limits.beat_line_size
+        )
 
     def next(self, status: dict[str, Any], sent_at: datetime) -> RunBeat:
         """The beat to send: the one on its way, else a new one of `status` and what waits.
@@ -134,7 +133,8 @@ class Spool:
             for _ in range(min(len(self._metrics), self._limits.beat_metrics))
         ]
         self._pending = RunBeat(
-            **status, seq=self._seq, sent_at=sent_at, metrics=metrics, logs=self._chunks(),
+            **status, seq=self._seq, sent_at=sent_at, metrics=metrics,
+            logs=self._lines.take(self._limits.beat_lines, self._limits.beat_line_size),
             events=list(self._events), checkpoints=self._checkpoints, outputs=self._outputs,
             results=self._results, dropped=self._dropped,
         )  # fmt: skip
@@ -164,21 +164,3 @@ class Spool:
             update={"metrics": [], "logs": [], "events": [], "dropped": beat.dropped + bulk}
         )
         return True
-
-    def _chunks(self) -> list[LogChunk]:
-        by_rank: dict[int, list[tuple[float, str]]] = {}
-        count = size = 0
-        while self._lines and count < self._limits.beat_lines:
-            rank, at, line = self._lines[0]
-            if count and size + len(line) > self._limits.beat_line_bytes:
-                break
-            self._lines.popleft()
-            self._line_bytes -= len(line)
-            by_rank.setdefault(rank, []).append((at, line))
-            count, size = count + 1, size + len(line)
-        chunks = []
-        for rank in sorted(by_rank):
-            self._chunk_seq[rank] += 1
-            seq = self._chunk_seq[rank]
-            chunks.append(LogChunk(rank=rank, seq=seq, lines=by_rank[rank]))
-        return chunks
