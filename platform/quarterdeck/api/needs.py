@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from quarterdeck.specs.graph import Condition
 from quarterdeck.specs.kinds import (
     AnyJob,
     DataSpec,
@@ -33,6 +34,8 @@ class Need:
     path: str
     reference: Reference
     asset: Asset | None
+    condition: Condition = "success"
+    """How the job must end, where one is named."""
 
 
 def needs_of(document: AnyJob | ServiceSpec) -> Iterator[Need]:
@@ -47,9 +50,10 @@ def needs_of(document: AnyJob | ServiceSpec) -> Iterator[Need]:
         for place, dataset in enumerate(document.datasets):
             yield _need("datasets", f"datasets[{place}]", dataset.name, "dataset")
     if not isinstance(document, ServiceSpec):
-        for place, text in enumerate(document.after):
-            yield _need("after", f"after[{place}]", text, None)
+        for place, after in enumerate(document.after):
+            reference = Reference(job=after.job)
+            yield Need("after", f"after[{place}]", reference, None, after.on)
 
 
-def _need(field: str, path: str, text: str, asset: Asset | None) -> Need:
+def _need(field: str, path: str, text: str, asset: Asset) -> Need:
     return Need(field, path, parse_reference(text), asset)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from quarterdeck.api.documents import Document, makes
 from quarterdeck.api.needs import MAKERS, Asset, Need
+from quarterdeck.specs.graph import Condition
 from quarterdeck.specs.kinds import ServiceSpec
 from quarterdeck.specs.resources import FieldProblem
 from quarterdeck.specs.suggestions import did_you_mean
@@ -69,10 +70,7 @@ class Resolver:
     def _need(self, document: Document, need: Need, found: Resolved) -> None:
         if need.reference.job is not None:
             self._job(document, need, need.reference.job, found)
-        elif need.asset is None:
-            message = "this names no job: write job/NAME"
-            found.errors.append(document.problem(need.path, message))
-        elif need.reference.name is not None:
+        elif need.asset is not None and need.reference.name is not None:
             self._version(document, need, need.asset, need.reference.name, found)
 
     def _job(self, document: Document, need: Need, name: str, found: Resolved) -> None:
@@ -91,11 +89,11 @@ class Resolver:
                 f"name a {' or '.join(MAKERS[need.asset])} job"
             )
             found.errors.append(document.problem(need.path, message))
-        elif place not in self._submitted and row is not None and _gave_up(row):
-            message = f"job/{name} has {row.phase}: retry it first, or name another job"
-            found.errors.append(document.problem(need.path, message))
+        elif place not in self._submitted and row and (why := _never(row, need.condition)):
+            found.errors.append(document.problem(need.path, why))
         else:
-            self._edge(need, name, self._submitted.get(place, row.id if row else None), found)
+            identity = self._submitted.get(place, row.id if row else None)
+            self._edge(document, need, name, identity, found)
 
     def _version(
         self, document: Document, need: Need, asset: Asset, name: str, found: Resolved
@@ -106,11 +104,11 @@ class Resolver:
         if version is None:
             other = self._documents.get((project, name))
             if other is not None and makes(other, need):
-                self._edge(need, name, self._submitted.get((project, name)), found)
+                self._edge(document, need, name, self._submitted.get((project, name)), found)
                 return
             row = job_queries.newest_job(self._session, name, project)
             if row is not None and row.kind in MAKERS[asset] and not _gave_up(row):
-                self._edge(need, name, row.id, found)
+                self._edge(document, need, name, row.id, found)
                 return
         found.errors.append(document.problem(need.path, self._missing(asset, name, need, project)))
 
@@ -126,9 +124,25 @@ class Resolver:
         )
 
     @staticmethod
-    def _edge(need: Need, name: str, identity: str | None, found: Resolved) -> None:
-        if all(edge.needs_name != name for edge in found.edges):
-            found.edges.append(Edge(name, identity, need.field))
+    def _edge(
+        document: Document, need: Need, name: str, identity: str | None, found: Resolved
+    ) -> None:
+        other = next((edge for edge in found.edges if edge.needs_name == name), None)
+        if other is None:
+            found.edges.append(Edge(name, identity, need.field, need.condition))
+        elif {other.condition, need.condition} == {"success", "failure"}:
+            message = f"{other.field} needs what job/{name} makes: it cannot wait for its failure"
+            found.errors.append(document.problem(need.path, message))
+
+
+def _never(row: JobRow, condition: Condition) -> str:
+    """Why the job can no longer end so; empty while it can, or has."""
+    if condition == "failure":
+        if row.phase in ("succeeded", "cancelled"):
+            return f"job/{row.name} has {row.phase}: it cannot fail any more, use on: any"
+    elif condition == "success" and _gave_up(row):
+        return f"job/{row.name} has {row.phase}: retry it first, or name another job"
+    return ""
 
 
 def _gave_up(row: JobRow) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from quarterdeck.lifecycle.dependencies import judge_dependency
 from quarterdeck.specs.resources import Why
 from quarterdeck.store import job_queries, run_queries
 from quarterdeck.store.sessions import Session
@@ -64,8 +65,9 @@ def _dependencies(session: Session, row: JobRow) -> list[str]:
             facts.append(f"{edge.field}: job/{edge.needs_name} does not exist yet")
             continue
         other = job_queries.get_job(session, edge.needs_id, row.project)
-        if other.phase != "succeeded":
-            facts.append(f"{edge.field}: job/{other.name} is {other.phase} ({other.reason})")
+        if judge_dependency(edge.condition, other.phase, other.reason) == "waiting":
+            until = "" if edge.condition == "success" else f", waits for its {edge.condition}"
+            facts.append(f"{edge.field}: job/{other.name} is {other.phase} ({other.reason}){until}")
     return facts
 
 

@@ -83,8 +83,7 @@ class Admission:
         bind_edges(session, job)
         resolution = resolve_job(session, job)
         if job.phase == "suspended":
-            ready = not resolution.waiting and not resolution.failed
-            event = JobEvent.RESUMED if ready else JobEvent.RESUMED_UNRESOLVED
+            event = JobEvent.RESUMED if resolution.ready else JobEvent.RESUMED_UNRESOLVED
             move_job(session, job, event, lease_id=lease_id, message="resumed")
         if job.phase == "waiting":
             self._resolve(session, job, resolution, lease_id)
@@ -93,6 +92,9 @@ class Admission:
         if resolution.failed:
             message = "; ".join(resolution.failed)
             move_job(session, job, JobEvent.DEPENDENCY_FAILED, message=message, lease_id=lease_id)
+        elif resolution.not_needed:
+            message = "; ".join(resolution.not_needed)
+            move_job(session, job, JobEvent.NOT_NEEDED, message=message, lease_id=lease_id)
         elif resolution.waiting:
             note_pending(
                 session,
@@ -171,7 +173,7 @@ class Admission:
                 if not current or current[0].version != job.version:
                     return 0
                 resolution = resolve_job(session, current[0])
-                if resolution.waiting or resolution.failed:
+                if not resolution.ready:
                     message = "; ".join(resolution.failed or resolution.waiting)
                     move_job(
                         session,

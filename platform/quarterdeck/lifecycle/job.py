@@ -17,6 +17,8 @@ class JobEvent(StrEnum):
     RESOLVED = "resolved"
     """Every reference has a version and every job before it has succeeded."""
     DEPENDENCY_FAILED = "dependency_failed"
+    NOT_NEEDED = "not_needed"
+    """It waits for an end that cannot come any more, and nothing went wrong."""
     PLACED = "placed"
     """A run was created."""
     STARTED = "started"
@@ -33,6 +35,8 @@ class JobEvent(StrEnum):
 
 
 E = JobEvent
+NOT_NEEDED = "NotNeeded"
+"""The reason of a job that ended because its condition cannot come true any more."""
 _ENDS = {E.SUCCEEDED: "succeeded", E.FAILED: "failed", E.CANCELLED: "cancelled"}
 
 JOB: Machine[JobEvent] = Machine(
@@ -42,6 +46,7 @@ JOB: Machine[JobEvent] = Machine(
         "waiting": {
             E.RESOLVED: "queued",
             E.DEPENDENCY_FAILED: "failed",
+            E.NOT_NEEDED: "cancelled",
             E.FAILED: "failed",
             E.CANCELLED: "cancelled",
             E.SUSPENDED: "suspended",
@@ -75,6 +80,7 @@ JOB: Machine[JobEvent] = Machine(
     {
         E.RESOLVED: "Queued",
         E.DEPENDENCY_FAILED: "DependencyFailed",
+        E.NOT_NEEDED: NOT_NEEDED,
         E.PLACED: "Placed",
         E.STARTED: "Running",
         E.STOP: "Stopping",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from quarterdeck.specs.base import Name, Spec
+from quarterdeck.specs.graph import Afters
 from quarterdeck.specs.references import ReferenceText
 from quarterdeck.specs.units import Bytes, Seconds
 
@@ -61,8 +62,6 @@ MOST_SECRETS = 100
 Secrets = Annotated[
     tuple[Annotated[SecretReference, BeforeValidator(_secret)], ...], Field(max_length=MOST_SECRETS)
 ]
-MOST_BEFORE = 1000
-"""Jobs that one job may wait for: each is looked up at every turn of admission."""
 
 
 class Checkpoints(Spec):
@@ -99,8 +98,9 @@ class JobSpec(Resource):
     queue: Name = "default"
     priority: Priority = 0
     cluster: Name | None = None
-    after: tuple[ReferenceText, ...] = Field(default=(), max_length=MOST_BEFORE)
-    """Jobs (`job/NAME`) that must succeed first, beside those that references imply."""
+    after: Afters = ()
+    """Jobs that must end first, beside those that references imply: `job/NAME` must succeed,
+    `{job: NAME, on: success | failure | any}` says how."""
     resources: Resources = Resources()
     env: dict[str, str] = {}
     secrets: Secrets = ()

@@ -46,7 +46,13 @@ def _names_or_list(parsed: JsonSchemaValue) -> JsonSchemaValue:
     return {"anyOf": [{**parsed, "items": either}, item, short]}
 
 
+def _one_or_list(parsed: JsonSchemaValue) -> JsonSchemaValue:
+    return {"anyOf": [parsed, parsed.get("items", {})]}
+
+
 _WIDER = {
+    "_after": _one_or_list,
+    "_one_after": _text("a job that must succeed first", "^job/"),
     "parse_duration": _text("800ms, 30s, 5m, 12h or 7d", _NUMBER + "(ms|s|m|h|d)$"),
     "parse_memory": _text("64GiB, 512MiB or 80GB", _NUMBER + "([KMGT]i?B|B)$"),
     "parse_count": _text("512, 32k, 4M, 100B or 1.4T", _NUMBER + "[kKMBT]?$"),

@@ -23,11 +23,13 @@ ENDED = JOB.final
 
 @dataclass(frozen=True)
 class Edge:
-    """What a new job waits for: the job `needs_id`, called `needs_name`, for its `field`."""
+    """What a new job waits for: the job `needs_id`, called `needs_name`, for its `field`, and
+    how that must end (success, failure, any)."""
 
     needs_name: str
     needs_id: str | None
     field: str
+    condition: str = "success"
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def add_job(
                 needs_name=edge.needs_name,
                 needs_id=edge.needs_id,
                 field=edge.field,
+                condition=edge.condition,
             )
         )
     session.flush()

@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from quarterdeck.lifecycle.job import JOB
+from quarterdeck.lifecycle.dependencies import judge_dependency
+from quarterdeck.specs.graph import After
 from quarterdeck.specs.protocol import ResolvedAsset
 from quarterdeck.specs.references import Reference, parse_reference
 from quarterdeck.store.tables import AssetAliasRow, AssetVersionRow, JobEdgeRow, JobRow
@@ -30,11 +31,18 @@ MAKERS = {
 
 @dataclass
 class Resolution:
-    """`inputs` by field; `waiting` and `failed` are sentences, empty when all is resolved."""
+    """`inputs` by field; `waiting`, `failed` and `not_needed` (an end that it waits for cannot
+    come, and that is no failure) are sentences, empty when all is resolved."""
 
     inputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    not_needed: list[str] = field(default_factory=list)
+
+    @property
+    def ready(self) -> bool:
+        """Everything is there."""
+        return not (self.waiting or self.failed or self.not_needed)
 
 
 def references_in(spec: Mapping[str, Any]) -> list[tuple[str, str, Reference]]:
@@ -49,26 +57,35 @@ def references_in(spec: Mapping[str, Any]) -> list[tuple[str, str, Reference]]:
     return found
 
 
-def jobs_named_in(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(field, job name) of each job that the spec says to wait for."""
-    named = [("after", parse_reference(text).job) for text in spec.get("after", ())]
-    named += [(name, reference.job) for name, _, reference in references_in(spec)]
-    return [(name, job) for name, job in named if job is not None]
+def jobs_named_in(spec: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(field, job name, condition) of each job that the spec says to wait for, what it reads
+    last."""
+    afters = [After.model_validate(_written(after)) for after in spec.get("after", ())]
+    named: list[tuple[str, str | None, str]] = [("after", one.job, one.on) for one in afters]
+    named += [(name, reference.job, "success") for name, _, reference in references_in(spec)]
+    return [(name, job, condition) for name, job, condition in named if job is not None]
+
+
+def _written(after: Any) -> Any:
+    """An entry of `after`; specs of earlier versions hold the short form."""
+    return {"job": after} if isinstance(after, str) else after
 
 
 def bind_edges(session: Session, job: JobRow) -> None:
     """Bind the jobs that `job` names to the newest of each name in its project, once."""
     if job.edges_bound:
         return
-    fields = {name: field_name for field_name, name in jobs_named_in(job.spec)}
-    for name, needed in fields.items():
+    named = {name: (needed, condition) for needed, name, condition in jobs_named_in(job.spec)}
+    for name, (needed, condition) in named.items():
         newest = session.scalars(
             select(JobRow.id)
             .where(JobRow.project == job.project, JobRow.name == name, JobRow.id != job.id)
             .order_by(JobRow.ordinal.desc(), JobRow.id.desc())
             .limit(1)
         ).first()
-        session.add(JobEdgeRow(job_id=job.id, needs_name=name, needs_id=newest, field=needed))
+        edge = JobEdgeRow(job_id=job.id, needs_name=name, needs_id=newest, field=needed)
+        edge.condition = condition
+        session.add(edge)
     job.edges_bound = True
     session.flush()
 
@@ -80,8 +97,8 @@ def resolve_job(session: Session, job: JobRow) -> Resolution:
     for edge in session.scalars(select(JobEdgeRow).where(JobEdgeRow.job_id == job.id)):
         needed = session.get(JobRow, edge.needs_id) if edge.needs_id else None
         bound[edge.needs_name] = needed
-        _await(answer, edge.needs_name, needed)
-    if answer.waiting or answer.failed:
+        _await(answer, edge.needs_name, needed, edge.condition)
+    if not answer.ready:
         return answer
     return _resolve_fields(session, job.project, job.spec, bound, answer)
 
@@ -90,26 +107,30 @@ def resolve_spec(session: Session, project: str, spec: Mapping[str, Any]) -> Res
     """Resolve a service's references: jobs are the newest of their name."""
     answer = Resolution()
     bound: dict[str, JobRow | None] = {}
-    for _, name in jobs_named_in(spec):
+    for _, name, condition in jobs_named_in(spec):
         bound[name] = session.scalars(
             select(JobRow)
             .where(JobRow.project == project, JobRow.name == name)
             .order_by(JobRow.ordinal.desc(), JobRow.id.desc())
             .limit(1)
         ).first()
-        _await(answer, name, bound[name])
-    if answer.waiting or answer.failed:
+        _await(answer, name, bound[name], condition)
+    if not answer.ready:
         return answer
     return _resolve_fields(session, project, spec, bound, answer)
 
 
-def _await(answer: Resolution, name: str, needed: JobRow | None) -> None:
+def _await(answer: Resolution, name: str, needed: JobRow | None, condition: str) -> None:
     if needed is None:
         answer.failed.append(f"job/{name} does not exist")
-    elif needed.phase in JOB.final and needed.phase != "succeeded":
-        answer.failed.append(f"job/{name} {needed.phase}: {needed.message or needed.reason}")
-    elif needed.phase != "succeeded":
+        return
+    verdict = judge_dependency(condition, needed.phase, needed.reason)
+    if verdict == "waiting":
         answer.waiting.append(f"job/{name} is {needed.phase}")
+    elif verdict == "failed":
+        answer.failed.append(f"job/{name} {needed.phase}: {needed.message or needed.reason}")
+    elif verdict == "not_needed":
+        answer.not_needed.append(f"job/{name} {needed.phase}, this waits for its {condition}")
 
 
 def _resolve_fields(
@@ -209,4 +230,4 @@ def _missing(
     if maker is None or maker.phase == "succeeded":
         answer.failed.append(f"{kind} {text} does not exist in project {project}")
     else:
-        _await(answer, maker.name, maker)
+        _await(answer, maker.name, maker, "success")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from quarterdeck.store.columns import Base, database_now
@@ -51,6 +51,13 @@ class JobRow(Leased, Base):
     layout: Mapped[dict[str, Any] | None]
     """Degrees {data, tensor, pipeline, …} that replace `parallelism: auto`."""
     edges_bound: Mapped[bool] = mapped_column(default=False)
+    array_size: Mapped[int | None]
+    """Set: this is an array. It never has a run; its members have."""
+    array_id: Mapped[str | None] = mapped_column(index=True)
+    """The array that this job is a member of."""
+    array_index: Mapped[int | None]
+    held: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """A member that its array has not let go yet: admission does not look at it."""
     epoch: Mapped[int] = mapped_column(default=0)
     """The newest run's epoch; 0 before the first."""
     run_id: Mapped[str | None]
@@ -77,7 +84,7 @@ class JobRow(Leased, Base):
 
 
 class JobEdgeRow(Base):
-    """One thing that a job waits for: another job's success, or a dataset that one makes."""
+    """One thing that a job waits for: another job's end, or a dataset that one makes."""
 
     __tablename__ = "job_edges"
 
@@ -87,6 +94,8 @@ class JobEdgeRow(Base):
     """The job bound at submission: the newest of that name; None: there was none."""
     field: Mapped[str]
     """Where the spec says so, e.g. `after` or `datasets`."""
+    condition: Mapped[str] = mapped_column(default="success", server_default="success")
+    """How the other job must end: success, failure or any."""
 
 
 class ServiceRow(Leased, Base):

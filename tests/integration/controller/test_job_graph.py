@@ -1,0 +1,75 @@
+"""Jobs that wait for each other's ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+def end(platform: Any, job_id: str, run: Any, phase: str, make: Any) -> None:
+    failed = {"failure": make["failure"]("user_code")} if phase == "failed" else {}
+    platform.agent.say(run, phase, **failed)
+    platform.controller.tick()
+    platform.controller.tick()
+    assert platform.job(job_id).phase == phase
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed"])
+def test_fan_out_by_outcome_and_fan_in(platform: Any, make: Any, outcome: str) -> None:
+    command = make["command"]
+    first, run = platform.started(command("first", max_restarts=0))
+    on = {
+        condition: platform.submit(
+            command(f"on-{condition}", after=[{"job": "first", "on": condition}])
+        )
+        for condition in ("success", "failure", "any")
+    }
+    both = platform.submit(command("both", after=["job/on-any", {"job": "first", "on": "any"}]))
+    late = platform.submit(command("late", after=["job/on-failure"]))
+    platform.controller.tick()
+    assert {platform.job(job).reason for job in (*on.values(), both, late)} == {"WaitingForJob"}
+    end(platform, first, run, outcome, make)
+
+    placed = {condition: platform.job(job).phase == "starting" for condition, job in on.items()}
+    good = outcome == "succeeded"
+    assert placed == {"success": good, "failure": not good, "any": True}
+    unmet = platform.job(on["failure" if good else "success"])
+    expected = ("cancelled", "NotNeeded") if good else ("failed", "DependencyFailed")
+    assert (unmet.phase, unmet.reason) == expected
+    assert "job/first" in unmet.message
+    expected = ("cancelled", "NotNeeded") if good else ("waiting", "WaitingForJob")
+    assert (platform.job(late).phase, platform.job(late).reason) == expected
+    assert platform.job(both).phase == "waiting"
+    end(platform, on["any"], platform.bring_up(on["any"]), "succeeded", make)
+    assert platform.job(both).phase == "starting"
+
+
+def test_a_cancelled_job_has_not_failed(platform: Any, make: Any) -> None:
+    first = platform.submit(make["command"]("first", ranks=100))
+    after = {
+        on: platform.submit(make["command"](on, after=[{"job": "first", "on": on}]))
+        for on in ("success", "failure", "any")
+    }
+    platform.controller.tick()
+    platform.wish(first, "cancel")
+    platform.controller.tick()
+    platform.controller.tick()
+    ends = {on: (platform.job(job).phase, platform.job(job).reason) for on, job in after.items()}
+    assert ends == {
+        "success": ("failed", "DependencyFailed"),
+        "failure": ("cancelled", "NotNeeded"),
+        "any": ("starting", "Placed"),
+    }
+
+
+def test_a_suspended_job_is_waited_for(platform: Any, make: Any) -> None:
+    first = platform.submit(make["command"]("first", ranks=100))
+    second = platform.submit(make["command"]("second", after=[{"job": "first", "on": "any"}]))
+    platform.controller.tick()
+    platform.wish(first, "suspend")
+    platform.controller.tick()
+    platform.controller.tick()
+    assert platform.job(first).phase == "suspended"
+    assert platform.job(second).phase == "waiting"
+    assert "suspended" in platform.job(second).message
