@@ -50,7 +50,7 @@ def _each_once(value: tuple[After, ...]) -> tuple[After, ...]:
 
 Afters = Annotated[
     tuple[Annotated[After, BeforeValidator(_one_after)], ...],
+    Field(max_length=MOST_AFTER),
     BeforeValidator(_after),
     AfterValidator(_each_once),
-    Field(max_length=MOST_AFTER),
 ]
