@@ -17,7 +17,7 @@ from quarterdeck.store import fleet_queries
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tables import NodeRow
 
-ARCHITECTURAL = ("heads", "width", "layers", "zero", "batch", "positions", "sequence")
+ARCHITECTURAL = ("heads", "width", "layers", "zero", "batch", "ramp", "positions", "sequence")
 """Rules that no hardware can mend."""
 _FIELD_OF_RULE = {
     "heads": "parallelism.tensor",
@@ -27,6 +27,7 @@ _FIELD_OF_RULE = {
     "zero": "parallelism.zero",
     "sequence": "parallelism.sequence",
     "batch": "training.global_batch_size",
+    "ramp": "training.batch_ramp",
     "positions": "training.sequence_length",
 }
 
@@ -140,8 +141,7 @@ def judge(document: Document, fleet: Fleet, vocab_size: int | None, *, force: bo
         plan = best_plan(spec, fleet, vocab_size)
         judged = plan or plan_on(spec, _any_hardware(), vocab_size)
     except ValueError as error:
-        field = "resources.accelerator" if "catalogue" in str(error) else "parallelism"
-        raise refuse([document.problem(field, str(error))]) from error
+        raise refuse([document.problem(_field_of(str(error)), str(error))]) from error
     rule = _broken(spec, judged)
     if rule is not None and rule[0] in ARCHITECTURAL:
         raise refuse([document.problem(_FIELD_OF_RULE[rule[0]], rule[1])])
@@ -156,6 +156,13 @@ def judge(document: Document, fleet: Fleet, vocab_size: int | None, *, force: bo
         layout.model_dump(mode="json") if layout else None,
         _capacity_note(document, ranks, fleet),
     )
+
+
+def _field_of(message: str) -> str:
+    """The field that a refusal of the planner is about."""
+    if "catalogue" in message:
+        return "resources.accelerator"
+    return "training.batch_ramp" if message.startswith("batch_ramp") else "parallelism"
 
 
 def _layout(document: Document, plan: Plan) -> Parallelism:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 from quarterdeck.planner import communication, time_cost
+from quarterdeck.planner.batches import BatchSchedule, batch_schedule
 from quarterdeck.planner.flops import Recompute, training_flops_per_token
 from quarterdeck.planner.hardware import CPU, Accelerator
 from quarterdeck.planner.memory import BYTES, MemoryParts, rank_memory, stage_parameters, worst_rank
 from quarterdeck.planner.stages import layer_costs, stage_boundaries, stage_costs
 from quarterdeck.specs.architecture import Architecture
 from quarterdeck.specs.base import Message
-from quarterdeck.specs.training import Parallelism, Precision
+from quarterdeck.specs.training import BatchRamp, Parallelism, Precision
 
 USABLE_MEMORY = 0.9
 """Share of the device's memory that a layout may plan with: the rest is the framework's,
@@ -37,10 +39,23 @@ class Workload:
     ranks_per_host: int
     mfu: float
     tokens: int | None = None
+    batch_ramp: BatchRamp | None = None
 
     @property
     def tokens_per_step(self) -> int:
+        """At the full batch."""
         return self.global_batch_size * self.sequence_length
+
+    @property
+    def batches(self) -> BatchSchedule:
+        return batch_schedule(self.global_batch_size, self.batch_ramp)
+
+    @property
+    def steps(self) -> int | None:
+        """Steps that see all tokens; None when their number is not known."""
+        if self.tokens is None:
+            return None
+        return self.batches.steps_for(-(-self.tokens // self.sequence_length))
 
 
 class LayoutPlan(Message):
@@ -86,7 +101,8 @@ def effective_zero(parallelism: Parallelism, precision: Precision) -> int:
 def estimate(workload: Workload, parallelism: Parallelism, micro_batch_size: int) -> LayoutPlan:
     """The estimate of a layout that keeps every rule but, perhaps, memory's.
 
-    A step lasts max(compute, communication) + bubble, of the slowest stage.
+    A step lasts max(compute, communication) + bubble, of the slowest stage. Numbers of a step are
+    those at the full batch.
     """
     micro_batches = workload.global_batch_size // (parallelism.data * micro_batch_size)
     ranks = parallelism.ranks
@@ -108,14 +124,21 @@ def estimate(workload: Workload, parallelism: Parallelism, micro_batch_size: int
     )
     memory = worst_rank(stages)
     micro_seconds = _micro_batch_seconds(workload, parallelism, boundaries, micro_batch_size)
-    compute = micro_batches * micro_seconds
-    exchange = _communication_seconds(
-        workload, parallelism, boundaries, micro_batch_size, micro_batches
-    )
     bubble = (parallelism.pipeline - 1) * micro_seconds
+
+    def parts(count: int) -> tuple[float, float]:
+        """Compute and communication of a step of so many micro-batches."""
+        exchange = _communication_seconds(
+            workload, parallelism, boundaries, micro_batch_size, count
+        )
+        return count * micro_seconds, exchange
+
+    compute, exchange = parts(micro_batches)
     step = max(compute, exchange) + bubble
-    steps = None if workload.tokens is None else -(-workload.tokens // workload.tokens_per_step)
-    seconds = None if steps is None else steps * step
+    seconds = _total_seconds(
+        workload,
+        lambda size: max(parts(size // (parallelism.data * micro_batch_size))) + bubble,
+    )
     hours = None if seconds is None else time_cost.accelerator_hours(seconds, ranks)
     price = workload.accelerator.price_per_hour
     share = memory.total / workload.accelerator.memory
@@ -138,6 +161,22 @@ def estimate(workload: Workload, parallelism: Parallelism, micro_batch_size: int
         seconds=seconds,
         accelerator_hours=hours,
         cost=None if hours is None else time_cost.cost(hours, price),
+    )
+
+
+def _total_seconds(workload: Workload, step_seconds: Callable[[int], float]) -> float | None:
+    """All steps, those of a ramp by their sizes; None when the amount is not known.
+
+    `step_seconds` answers for a global batch.
+    """
+    steps = workload.steps
+    if steps is None:
+        return None
+    portions = workload.batches.portions
+    ends = [*(following.steps for following in portions[1:]), steps]
+    return sum(
+        max(0, min(end, steps) - portion.steps) * step_seconds(portion.size)
+        for portion, end in zip(portions, ends, strict=True)
     )
 
 

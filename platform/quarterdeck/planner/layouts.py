@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import gcd
 from typing import Literal
 
 from quarterdeck.planner.estimate import USABLE_MEMORY, LayoutPlan, Workload, estimate
@@ -17,8 +18,8 @@ LARGEST_MICRO_BATCH = 8
 MICRO_BATCHES_PER_STAGE = 4
 """Fewer per stage and the bubble passes a fifth of the step."""
 
-Rule = Literal["host", "heads", "width", "layers", "zero", "batch", "positions", "sequence",
-               "memory"]  # fmt: skip
+Rule = Literal["host", "heads", "width", "layers", "zero", "batch", "ramp", "positions",
+               "sequence", "memory"]  # fmt: skip
 
 
 class RejectedLayout(Message):
@@ -106,9 +107,15 @@ def _pipeline_rule(workload: Workload, parallelism: Parallelism) -> tuple[Rule, 
 def _batch_rule(workload: Workload, parallelism: Parallelism) -> tuple[Rule, str] | None:
     batch, data = workload.global_batch_size, parallelism.data
     micro = workload.micro_batch_size or 1
+    share = f"data: {data}" + (f" × micro_batch_size: {micro}" if micro > 1 else "")
     if batch % (data * micro):
-        share = f"data: {data}" + (f" × micro_batch_size: {micro}" if micro > 1 else "")
         return "batch", f"{share} does not divide global_batch_size {batch}"
+    for size in workload.batches.sizes:
+        if size % (data * micro):
+            return "ramp", (
+                f"{share} does not divide the ramp's batch of {size}: choose start and increment "
+                f"of batch_ramp as multiples of {data * micro}"
+            )
     architecture = workload.architecture
     positions = architecture.max_position_embeddings
     if architecture.position_embedding == "learned" and workload.sequence_length > positions:
@@ -123,17 +130,18 @@ def evaluate(workload: Workload, parallelism: Parallelism) -> LayoutPlan:
     """The estimate of a layout that breaks no rule, with the micro-batch that suits it.
 
     Without a given size: the largest power of two up to 8 that fits, divides the replica's share
-    of the batch and leaves at least 4 micro-batches per stage; 1 where none does.
+    of every batch and leaves at least 4 micro-batches per stage; 1 where none does.
     """
     if workload.micro_batch_size is not None:
         return estimate(workload, parallelism, workload.micro_batch_size)
     share = workload.global_batch_size // parallelism.data
+    divisor = gcd(*workload.batches.sizes) // parallelism.data
     size = LARGEST_MICRO_BATCH
     while size > 1:
         enough = parallelism.pipeline == 1 or (
             share // size >= MICRO_BATCHES_PER_STAGE * parallelism.pipeline
         )
-        if share % size == 0 and enough:
+        if divisor % size == 0 and enough:
             plan = estimate(workload, parallelism, size)
             if plan.fits:
                 return plan

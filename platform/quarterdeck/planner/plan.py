@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
-from quarterdeck.planner.batches import with_batch_size
+from quarterdeck.planner.batches import schedule_of, with_batch_size
 from quarterdeck.planner.estimate import LayoutPlan, Workload, default_mfu, effective_zero
 from quarterdeck.planner.flops import matrix_parameters, training_flops_per_token
 from quarterdeck.planner.hardware import CPU, Accelerator
@@ -36,6 +36,7 @@ class TrainingEstimate(Message):
     tokens: int | None
     steps: int | None
     tokens_per_step: int
+    """At the full batch, after any ramp."""
     flops_per_token: float
     """Model FLOPs, without what recomputation repeats."""
     total_flops: float | None
@@ -118,8 +119,10 @@ def plan_pretrain(
         notes.append(f"vocabulary not known yet: planned with {size} tokens")
     training = with_batch_size(training, count_parameters(architecture, size).total)
     if tokens is None:
-        per_step = training.batch * training.sequence_length
-        tokens = training.steps * per_step if training.steps is not None else training.tokens
+        tokens = training.tokens
+        if training.steps is not None:
+            samples = schedule_of(training).samples_through(training.steps)
+            tokens = samples * training.sequence_length
     if tokens is None:
         notes.append("the data's size is not known yet: no duration and no cost")
     workload = Workload(
@@ -134,6 +137,7 @@ def plan_pretrain(
         ranks_per_host=ranks_per_host or accelerator.per_host,
         mfu=mfu or default_mfu(accelerator),
         tokens=tokens,
+        batch_ramp=training.batch_ramp,
     )
     count = _ranks(workload, parallelism, ranks, rank_limit)
     found = search(workload, count)
@@ -252,12 +256,12 @@ def _training(workload: Workload, layout: LayoutPlan | None) -> TrainingEstimate
     per_token = training_flops_per_token(
         workload.architecture, workload.sequence_length, workload.vocab_size
     )
-    tokens, per_step = workload.tokens, workload.tokens_per_step
+    tokens = workload.tokens
     active = matrix_parameters(workload.architecture, workload.vocab_size)
     return TrainingEstimate(
         tokens=tokens,
-        steps=None if tokens is None else -(-tokens // per_step),
-        tokens_per_step=per_step,
+        steps=workload.steps,
+        tokens_per_step=workload.tokens_per_step,
         flops_per_token=per_token,
         total_flops=None if tokens is None else per_token * tokens,
         mfu=workload.mfu,

@@ -11,6 +11,7 @@ from quarterdeck.specs.base import Spec
 from quarterdeck.specs.units import Count, PositiveCount
 
 Precision = Literal["fp32", "bf16"]
+MAX_RAMP_SIZES = 1000
 
 
 class Parallelism(Spec):
@@ -55,6 +56,39 @@ class Parallelism(Spec):
         return self
 
 
+class BatchRamp(Spec):
+    """A global batch that starts small (Brown et al. 2020, appendix B).
+
+    It grows from `start` sequences by `increment` in equal portions of `samples` sequences, until
+    it is `global_batch_size` once those are seen (Megatron-LM's `--rampup-batch-size`).
+    """
+
+    start: PositiveCount
+    increment: PositiveCount
+    samples: PositiveCount
+
+    def portions(self, final: int) -> int:
+        """How many sizes there are below `final`. Raises ValueError when they do not lead there."""
+        rise = final - self.start
+        if rise <= 0:
+            raise ValueError(
+                f"batch_ramp.start {self.start} is not less than global_batch_size {final}: "
+                "start smaller, or leave batch_ramp out"
+            )
+        count, rest = divmod(rise, self.increment)
+        if rest:
+            raise ValueError(
+                f"batch_ramp: steps of {self.increment} do not lead from {self.start} to "
+                f"global_batch_size {final}: choose an increment that divides {rise}"
+            )
+        if count > MAX_RAMP_SIZES:
+            raise ValueError(
+                f"batch_ramp has {count} sizes, more than {MAX_RAMP_SIZES}: choose an increment "
+                f"of at least {-(-rise // MAX_RAMP_SIZES)}"
+            )
+        return count
+
+
 class Training(Spec):
     """Amount of training and its recipe; None means LLaMA's recipe for the model's size.
 
@@ -67,6 +101,7 @@ class Training(Spec):
     passes: float | None = Field(default=None, gt=0)
     sequence_length: Count = Field(default=2048, ge=8)
     global_batch_size: PositiveCount | None = None
+    batch_ramp: BatchRamp | None = None
     micro_batch_size: PositiveCount | None = None
     learning_rate: float | None = Field(default=None, gt=0)
     min_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
@@ -99,4 +134,10 @@ class Training(Spec):
             raise ValueError(
                 f"give exactly one of tokens, steps and passes, not {', '.join(given) or 'none'}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ramp_arrives(self) -> Training:
+        if self.batch_ramp is not None and self.global_batch_size is not None:
+            self.batch_ramp.portions(self.global_batch_size)
         return self

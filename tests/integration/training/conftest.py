@@ -14,10 +14,20 @@ from quarterdeck_workers.training.gang import Gang, Observer, run_gang
 from quarterdeck_workers.training.workshop import GPT2, LLAMA, Workshop
 
 CUBE = {"data": 2, "tensor": 2, "pipeline": 2}
+RAMP = {"start": 4, "increment": 4, "samples": 48}
+"""Four steps of 4 sequences, two of 8, two of 12, then 16."""
 
 
 class Trainings:
     """Runs orders of a workshop; `shared` runs are made once for all tests."""
+
+    shared_orders: dict[str, dict[str, Any]] = {
+        "one": {"checkpoints": {"every": 6}},
+        "cube": {"parallelism": CUBE, "checkpoints": {"every": 6}},
+        "six": {"steps": 6},
+        "gpt2": {"architecture": GPT2},
+        "ramp": {"batch_ramp": RAMP, "checkpoints": {"every": 5}},
+    }
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,13 +45,7 @@ class Trainings:
         return self._shared(name)
 
     def _run_shared(self, name: str) -> Gang:
-        orders: dict[str, dict[str, Any]] = {
-            "one": {"checkpoints": {"every": 6}},
-            "cube": {"parallelism": CUBE, "checkpoints": {"every": 6}},
-            "six": {"steps": 6},
-            "gpt2": {"architecture": GPT2},
-        }
-        gang = self.run(name, **orders[name])
+        gang = self.run(name, **self.shared_orders[name])
         assert gang.failures == []
         return gang
 

@@ -39,8 +39,8 @@ def plain_losses(trainings: Any, architecture: dict[str, Any], **training: Any) 
     for step in range(1, recipe.steps + 1):
         batch = loader.batch(
             index
-            for micro in range(recipe.micro_batches)
-            for index in sample_indices(recipe, step=step, micro_batch=micro, data=1, replica=0)
+            for micro in range(recipe.micro_batches_at(step))
+            for index in sample_indices(recipe, step=step, micro_batch=micro, replica=0)
         )
         logits = model(batch.inputs)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
@@ -54,9 +54,12 @@ def plain_losses(trainings: Any, architecture: dict[str, Any], **training: Any) 
     return losses
 
 
-def test_one_process_equals_plain_torch(trainings: Any) -> None:
-    plain = plain_losses(trainings, LLAMA)
-    ours = trainings.shared("one").metric("loss")
+@pytest.mark.parametrize("name", ["one", "ramp"])
+def test_one_process_equals_plain_torch(trainings: Any, name: str) -> None:
+    given = trainings.shared_orders[name]
+    ramp = {"batch_ramp": given["batch_ramp"]} if "batch_ramp" in given else {}
+    plain = plain_losses(trainings, LLAMA, **ramp)
+    ours = trainings.shared(name).metric("loss")
     assert ours.keys() == plain.keys()
     assert max(abs(ours[step] - plain[step]) for step in plain) < 1e-5
     assert plain[12] < plain[1] - 0.5

@@ -36,7 +36,7 @@ def test_llama_7b_defaults() -> None:
 def test_llama_7b_takes_four_million_tokens_per_step() -> None:
     spec = Training(tokens=1_000_000_000_000, sequence_length=2048)
     made = make_recipe(spec, Parallelism(data=8), parameters=6_738_415_616, dataset_tokens=0)
-    assert made.tokens_per_step == 2**22
+    assert made.tokens_at(1) == 2**22
     assert made.global_batch_size == 8 * made.micro_batches * made.micro_batch_size == 2048
     assert made.steps == math.ceil(1e12 / 2**22)
 
@@ -125,6 +125,46 @@ def test_batches_that_cannot_be_dealt_out_name_the_field() -> None:
         )
 
 
+RAMP = {"start": 8, "increment": 8, "samples": 64}
+
+
+def test_the_rate_falls_with_the_samples_of_a_ramp() -> None:
+    made = recipe(batch_ramp=RAMP, global_batch_size=24, learning_rate=1.0, warmup_steps=2,
+                  lr_schedule="linear", min_learning_rate_share=0, steps=11)  # fmt: skip
+    batches = [8, 8, 8, 8, 16, 16, 24, 24, 24, 24, 24]
+    assert [made.batches.size_at(step) for step in range(1, 12)] == batches
+    for step in range(2, 12):
+        left = sum(batches[step:]) / sum(batches[2:])
+        assert made.learning_rate_at(step) == pytest.approx(left)
+
+
+def test_tokens_and_passes_count_the_ramp() -> None:
+    common = {"sequence_length": 8, "global_batch_size": 24, "batch_ramp": RAMP}
+    assert steps_of(Training.model_validate({"tokens": 8 * 65, **common}), 0) == 7
+    assert steps_of(Training.model_validate({"passes": 2, **common}), 4 * 63) == 5
+
+
+def test_micro_batches_divide_every_batch_of_a_ramp() -> None:
+    spec = Training.model_validate({"steps": 1, "global_batch_size": 32, "batch_ramp": RAMP})
+    assert micro_batch_size(spec, Parallelism(data=4)) == 2
+    with pytest.raises(ValueError, match=r"batch of 8 .* = 16; choose .* multiples of 16"):
+        micro_batch_size(spec, Parallelism(data=16))
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 9), st.integers(0, 3))
+def test_every_layout_reads_the_same_samples_in_a_ramp(data: int, step: int, passed: int) -> None:
+    made = recipe(data=data, batch_ramp=RAMP, global_batch_size=24)
+    read = [
+        index
+        for micro in range(made.micro_batches_at(step))
+        for replica in range(data)
+        for index in sample_indices(made, step=step, micro_batch=micro, replica=replica,
+                                    first=passed)
+    ]  # fmt: skip
+    start = passed + made.batches.samples_through(step - 1)
+    assert sorted(read) == list(range(start, start + made.batches.size_at(step)))
+
+
 @given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 5), st.integers(0, 3))
 def test_every_layout_reads_the_same_samples(data: int, step: int, passed: int) -> None:
     made = recipe(data=data)
@@ -133,7 +173,7 @@ def test_every_layout_reads_the_same_samples(data: int, step: int, passed: int) 
         for micro in range(made.micro_batches)
         for replica in range(data)
         for index in sample_indices(
-            made, step=step, micro_batch=micro, data=data, replica=replica, first=passed
+            made, step=step, micro_batch=micro, replica=replica, first=passed
         )
     ]
     start = passed + (step - 1) * 16

@@ -68,9 +68,11 @@ class Engine(Protocol):
     def optimizer(self) -> Any:
         """DeepSpeed's optimizer (torch's own with ZeRO-0)."""
 
-    def train_step(self, batches: Iterator[Batch], learning_rate: float) -> float:
-        """One optimizer step over this rank's micro-batches; answers the gradient norm before
-        clipping, over all parameters of the whole model. Collective."""
+    def train_step(
+        self, batches: Iterator[Batch], micro_batches: int, learning_rate: float
+    ) -> float:
+        """One optimizer step over this rank's micro-batches, so many; answers the gradient norm
+        before clipping, over all parameters of the whole model. Collective."""
 
 
 def effective_zero(parallelism: Parallelism, precision: Precision) -> int:
@@ -249,8 +251,11 @@ class PipelineBackend:
         stages: nn.Module = self._engine.module
         return stages
 
-    def train_step(self, batches: Iterator[Batch], learning_rate: float) -> float:
+    def train_step(
+        self, batches: Iterator[Batch], micro_batches: int, learning_rate: float
+    ) -> float:
         _set_rate(self.optimizer, learning_rate)
+        _set_micro_batches(self._engine, micro_batches)
         self._engine.train_batch((b.inputs, (b.targets, b.domains)) for b in batches)
         return float(self._engine.get_global_grad_norm())
 
@@ -289,13 +294,19 @@ class ShardedBackend:
         whole: nn.Module = self._engine.module
         return whole
 
-    def train_step(self, batches: Iterator[Batch], learning_rate: float) -> float:
+    def train_step(
+        self, batches: Iterator[Batch], micro_batches: int, learning_rate: float
+    ) -> float:
         _set_rate(self.optimizer, learning_rate)
+        _set_micro_batches(self._engine, micro_batches)
         norm = 0.0
-        for batch in batches:
+        for number, batch in enumerate(batches, start=1):
+            # DeepSpeed counts micro-batches over all steps, which tells nothing of the end of one
+            # when their number changes.
+            self._engine.set_gradient_accumulation_boundary(number == micro_batches)
             logits = self._engine(batch.inputs)
             self._engine.backward(self._loss(logits, (batch.targets, batch.domains)))
-            if self._clip is not None and self._engine.is_gradient_accumulation_boundary():
+            if self._clip is not None and number == micro_batches:
                 norm = self._clip_whole(self._clip)
             self._engine.step()
         return norm if self._clip is not None else float(self._engine.get_global_grad_norm())
@@ -330,3 +341,15 @@ def _trainable(module: nn.Module, layout: Layout) -> int:
 def _set_rate(optimizer: Any, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+
+def _set_micro_batches(engine: Any, count: int) -> None:
+    """How many micro-batches the next step adds up."""
+    if engine.gradient_accumulation_steps() == count:
+        return
+    engine.set_train_batch_size(
+        count * engine.train_micro_batch_size_per_gpu() * engine.dp_world_size
+    )
+    if hasattr(engine.optimizer, "gradient_accumulation_steps"):
+        # ZeRO took the number down when it was made: offloaded gradients' norms depend on it.
+        engine.optimizer.gradient_accumulation_steps = count

@@ -56,8 +56,8 @@ class Loop:
             engine = session.engine
             load_pieces(engine.module, engine.optimizer, session.architecture, reader)
         self.done, self.loss, self.saved = manifest.step, manifest.loss, manifest
-        batch = session.recipe.global_batch_size
-        self._first_sample = manifest.sample_index - manifest.step * batch
+        seen = session.recipe.batches.samples_through(manifest.step)
+        self._first_sample = manifest.sample_index - seen
 
     def run(self) -> CheckpointManifest | None:
         """Train to the end; answers the last checkpoint, or None when asked to stop before."""
@@ -80,7 +80,7 @@ class Loop:
         session, recipe = self.session, self.session.recipe
         started = time.perf_counter()
         rate = recipe.learning_rate_at(step)
-        norm = session.engine.train_step(self._batches(step), rate)
+        norm = session.engine.train_step(self._batches(step), recipe.micro_batches_at(step), rate)
         seconds = time.perf_counter() - started
         agreement = agree(
             session.context.stop_requested, seconds, session.plan.loss.take(),
@@ -89,7 +89,7 @@ class Loop:
         losses = loss_metrics(agreement.losses, session.loader.domain_names)
         self._check_finite(step, losses["loss"], norm, rate)
         self.done, self.loss = step, losses["loss"]
-        self.clock.add(agreement.step_seconds)
+        self.clock.add(agreement.step_seconds, recipe.batches.size_at(step))
         if not self._memory:
             self._memory = self._measure_memory()
         self._report(step, losses, norm, rate, agreement.step_seconds)
@@ -97,10 +97,10 @@ class Loop:
 
     def _batches(self, step: int) -> Iterator[Batch]:
         session, recipe = self.session, self.session.recipe
-        for micro_batch in range(recipe.micro_batches):
+        for micro_batch in range(recipe.micro_batches_at(step)):
             indices = sample_indices(
-                recipe, step=step, micro_batch=micro_batch, data=session.layout.data,
-                replica=session.layout.replica, first=self._first_sample,
+                recipe, step=step, micro_batch=micro_batch, replica=session.layout.replica,
+                first=self._first_sample,
             )  # fmt: skip
             batch = session.loader.batch(indices)
             device = session.device
@@ -132,9 +132,10 @@ class Loop:
                 "learning_rate": rate,
                 "grad_norm": norm,
                 "step_seconds": seconds,
-                "tokens": float(step * recipe.tokens_per_step),
+                "tokens": float(recipe.tokens_through(step)),
+                "batch_size": float(recipe.batches.size_at(step)),
                 **speed_metrics(
-                    tokens=recipe.tokens_per_step, seconds=seconds, ranks=session.layout.ranks,
+                    tokens=recipe.tokens_at(step), seconds=seconds, ranks=session.layout.ranks,
                     flops_per_token=session.flops_per_token, peak_flops=session.peak_flops,
                 ),
                 **self._memory,
@@ -144,7 +145,7 @@ class Loop:
                   flush=True)  # fmt: skip
         session.context.step(
             step, metrics, steps_total=recipe.steps, seconds=seconds,
-            eta_seconds=self.clock.eta(recipe.steps - step),
+            eta_seconds=self.clock.eta(recipe.samples_left(step)),
         )  # fmt: skip
 
     def _try_to_save(self, step_seconds: float) -> None:
@@ -173,8 +174,8 @@ class Loop:
         progress = Progress(
             step=self.done,
             epoch=order.epoch,
-            sample_index=self._first_sample + self.done * recipe.global_batch_size,
-            tokens=self.done * recipe.tokens_per_step,
+            sample_index=self._first_sample + recipe.batches.samples_through(self.done),
+            tokens=recipe.tokens_through(self.done),
             loss=self.loss,
             layout=session.layout_numbers,
             state={

@@ -67,26 +67,32 @@ class StepClock:
     """
 
     def __init__(self, window: int = 32) -> None:
-        self._first: float | None = None
-        self._seconds: deque[float] = deque(maxlen=window)
+        self._first: tuple[float, int] | None = None
+        self._steps: deque[tuple[float, int]] = deque(maxlen=window)
 
-    def add(self, seconds: float) -> None:
-        """A step took so long."""
+    def add(self, seconds: float, samples: int) -> None:
+        """A step over so many samples took so long."""
         if self._first is None:
-            self._first = seconds
+            self._first = (seconds, samples)
         else:
-            self._seconds.append(seconds)
+            self._steps.append((seconds, samples))
 
     @property
     def mean(self) -> float:
         """Seconds per step; 0 before the first."""
-        if not self._seconds:
-            return self._first or 0.0
-        return sum(self._seconds) / len(self._seconds)
+        known = self._known()
+        return sum(seconds for seconds, _ in known) / len(known) if known else 0.0
 
-    def eta(self, steps_left: int) -> float:
-        """Seconds until the end at the present speed."""
-        return self.mean * steps_left
+    def eta(self, samples_left: int) -> float:
+        """Seconds until the end at the present speed; 0 before the first step."""
+        known = self._known()
+        samples = sum(samples for _, samples in known)
+        return sum(seconds for seconds, _ in known) / samples * samples_left if samples else 0.0
+
+    def _known(self) -> list[tuple[float, int]]:
+        if self._steps:
+            return list(self._steps)
+        return [self._first] if self._first else []
 
 
 def speed_metrics(

@@ -114,7 +114,8 @@ def open_session(context: RankContext, spec: PretrainSpec, inputs: Inputs) -> Se
 
 def check_lasts(recipe: Recipe, loader: TokenLoader) -> None:
     """Raises WrongData when bounded passes end before the training does."""
-    needed, available = recipe.steps * recipe.global_batch_size, loader.order.available
+    needed = recipe.batches.samples_through(recipe.steps)
+    available = loader.order.available
     if available is not None and needed > available:
         raise WrongData(
             f"{recipe.steps} steps of {recipe.global_batch_size} sequences need {needed} samples, "
