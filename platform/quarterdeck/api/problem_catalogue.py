@@ -95,6 +95,12 @@ _KINDS = (
         "Only an ended job can be retried. Cancel it first, or wait for its end.",
     ),
     ProblemKind(
+        "node_alive", 409, "The machine still beats",
+        "Only a machine that is gone can be confirmed dead: what runs on a living one would go "
+        "on while its work is started again. Cordon it instead, or switch it off and wait until "
+        "it is shown as unknown. If you know better, repeat with force (--force).",
+    ),
+    ProblemKind(
         "name_taken", 409, "That name is in use",
         "Choose another name, or remove what has it.",
     ),

@@ -145,6 +145,7 @@ _OF_STORE: Mapping[type[errors.StoreError], str] = {
     errors.StaleEpoch: "stale_epoch",
     errors.AlreadyClaimed: "already_claimed",
     errors.AgentSuperseded: "superseded_agent",
+    errors.NodeAlive: "node_alive",
     BadCursor: "invalid_parameter",
 }
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from quarterdeck.specs import resources as r
 from quarterdeck.specs.base import Message
 from quarterdeck.store.asset_queries import Lineage
+from quarterdeck.store.dead_nodes import Held
 from quarterdeck.store.fleet_queries import Capacity
 from quarterdeck.store.job_queries import JobSums
 from quarterdeck.store.record_queries import Line
@@ -130,11 +132,18 @@ def cluster_view(row: ClusterRow, capacity: Capacity) -> r.Cluster:
     )
 
 
-def node_view(row: NodeRow, held: int) -> r.Node:
-    """A node on which runs hold `held` slots."""
+def node_view(row: NodeRow, held: Held | None) -> r.Node:
+    """A node with what runs hold of it."""
+    held = held or Held()
     open_ = row.phase == "alive" and not row.cordoned and not row.quarantined
-    free = max(0, row.slots - held) if open_ else 0
-    return r.Node.model_validate({**_columns(row, r.Node), "slots_free": free})
+    free = max(0, row.slots - held.slots) if open_ else 0
+    return r.Node.model_validate(
+        {
+            **_columns(row, r.Node),
+            "slots_free": free,
+            "quarantined_runs": [asdict(run) for run in held.quarantined],
+        }
+    )
 
 
 def key_view(row: KeyRow) -> r.Key:

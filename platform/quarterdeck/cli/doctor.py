@@ -74,8 +74,10 @@ def _clusters(client: Client) -> Iterator[Finding]:
 
 def _nodes(client: Client) -> Iterator[Finding]:
     for node in client.nodes.list():
-        if node.phase == "dead" and not node.quarantined:
+        if node.phase == "dead" and not node.quarantined and not node.quarantined_runs:
             continue
-        good = node.phase == "alive" and not node.quarantined
-        mark = ", quarantined: a lost run may still hold it" if node.quarantined else ""
+        good = node.phase == "alive" and not node.quarantined and not node.quarantined_runs
+        held = [f"run {run.epoch} of {run.owner}" for run in node.quarantined_runs]
+        mark = f", quarantined: {', '.join(held) or 'a lost run'} may still hold it"
+        mark = mark if held or node.quarantined else ""
         yield good, f"node/{node.id} {node.phase}, {node.slots_free}/{node.slots} free{mark}"

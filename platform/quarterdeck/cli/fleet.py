@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quarterdeck.cli.names import of_kind
-from quarterdeck.cli.output import Column, age, show, size
-from quarterdeck.cli.session import Output, connect
+from quarterdeck.cli.output import Column, age, show, show_one, size
+from quarterdeck.cli.session import Output, connect, note, refuse
 
 if TYPE_CHECKING:
+    from quarterdeck.client import Client
     from quarterdeck.specs.resources import Cluster, Node
 
-nodes = typer.Typer(help="Machines: list, cordon, uncordon.", no_args_is_help=False)
+nodes = typer.Typer(help="Machines: list, cordon, uncordon, confirm-dead.", no_args_is_help=False)
 NodeName = Annotated[str, typer.Argument(metavar="NODE", help="The node's id.")]
 
 
@@ -55,7 +56,7 @@ def list_nodes(
 
     def state(node: Node) -> str:
         marks = [name for name in ("cordoned", "quarantined") if getattr(node, name)]
-        return ",".join([node.phase, *marks])
+        return ",".join(["confirmed-dead" if node.confirmed_dead else node.phase, *marks])
 
     columns: list[Column[Node]] = [
         Column("ID", lambda node: node.id),
@@ -64,6 +65,7 @@ def list_nodes(
         Column("STATE", state),
         Column("ACCELERATOR", lambda node: node.accelerator),
         Column("FREE/SLOTS", lambda node: f"{node.slots_free}/{node.slots}"),
+        Column("QUARANTINED", _quarantine),
         Column("CPUS", lambda node: f"{node.cpus:g}", wide=True),
         Column("MEMORY", lambda node: size(node.memory), wide=True),
         Column("ADDRESS", lambda node: node.address, wide=True),
@@ -93,3 +95,62 @@ def uncordon(name: NodeName) -> None:
     with connect() as client:
         node = client.nodes.uncordon(of_kind(name, "node"))
     print(f"node/{node.id} uncordoned")
+
+
+@nodes.command("confirm-dead")
+def confirm_dead(
+    name: Annotated[str, typer.Argument(metavar="NODE", help="The node's id or host.")],
+    reason: Annotated[str, typer.Option(help="How you know; events keep it.")],
+    force: Annotated[bool, typer.Option(help="Although it still beats.")] = False,
+    confirm: Annotated[
+        str | None, typer.Option(help="With --force: the host's name, instead of being asked.")
+    ] = None,
+) -> None:
+    """Vouch that a machine is gone for good.
+
+    Runs whose machines are all confirmed count as proven dead: their slots are free, and
+    programs that waited for news start again. Do this only when nothing can still run there.
+
+    Example: quarterdeck nodes confirm-dead node-3 --reason "power supply burnt"
+    """
+    with connect() as client:
+        node = client.nodes.get(of_kind(name, "node"))
+        if force and node.phase == "alive":
+            typed = confirm if confirm is not None else typer.prompt(
+                f"{node.host} still beats: what runs there will run twice. Type its name", err=True
+            )  # fmt: skip
+            if typed != node.host:
+                refuse(f"{typed!r} is not {node.host!r}: nothing was done")
+        node = client.nodes.confirm_dead(node.id, reason, force=force)
+    print(f"node/{node.id} confirmed dead")
+    for run in node.quarantined_runs:
+        note(f"run {run.epoch} of {run.owner} is freed when all of its machines are confirmed dead")
+
+
+def _quarantine(node: Node) -> str:
+    """Given-up runs and the slots that they hold."""
+    runs = node.quarantined_runs
+    if not runs:
+        return ""
+    return f"{sum(run.slots for run in runs)} slots by " + ", ".join(
+        f"{run.owner} run {run.epoch}" for run in runs
+    )
+
+
+def describe_node(client: Client, name: str, output: str) -> None:
+    """All there is to know of a machine."""
+    node = client.nodes.get(name)
+    if output in ("json", "yaml"):
+        show_one(node, output)
+        return
+    print(f"node/{node.id}  host {node.host}  cluster {node.cluster}  {node.address}")
+    print(f"{node.phase}  {node.slots_free} of {node.slots} slots free  {node.accelerator}")
+    if node.cordoned:
+        print(f"cordoned {node.cordon_reason}".rstrip())
+    if (death := node.confirmed_dead) is not None:
+        print(f"confirmed dead by {death.by} at {death.at:%Y-%m-%d %H:%M}Z: {death.reason}")
+    for run in node.quarantined_runs:
+        print(
+            f"quarantined: run {run.epoch} of {run.owner} ({run.run_id}) holds {run.slots} slots "
+            f"since {age(run.since)}; free it with `quarterdeck nodes confirm-dead {node.host}`"
+        )

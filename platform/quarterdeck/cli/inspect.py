@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from quarterdeck.cli.fleet import describe_node
 from quarterdeck.cli.follow import Subject, event_line, progress
 from quarterdeck.cli.names import job_or_service
 from quarterdeck.cli.output import Column, age, duration, show_one, size, table, yaml_text
@@ -35,12 +36,16 @@ def why(subject: Subject, project: Project = None, output: Output = "table") -> 
 
 
 def describe(subject: Subject, project: Project = None, output: Output = "table") -> None:
-    """Show all there is to know of a job or service.
+    """Show all there is to know of a job, a service or a node.
 
     Spec, attempts, checkpoints, results, the failure, and the last events.
 
     Example: quarterdeck describe job/llama-8b
     """
+    if subject.startswith(("node/", "nodes/")):
+        with connect(project) as client:
+            describe_node(client, subject.partition("/")[2], output)
+        return
     kind, name = job_or_service(subject)
     with connect(project) as client:
         if kind == "job":

@@ -39,6 +39,17 @@ class Nodes:
         """Place nothing new there; what runs goes on."""
         return self._transport.post(Node, f"{API}/nodes/{node}/cordon", repeatable=True)
 
+    def get(self, node: str) -> Node:
+        """One machine by its id or host. Raises NotFound."""
+        return self._transport.get(Node, f"{API}/nodes/{node}")
+
+    def confirm_dead(self, node: str, reason: str, *, force: bool = False) -> Node:
+        """Vouch that it is gone for good: its runs count as dead. Raises Conflict while it beats,
+        unless `force`."""
+        body = {"reason": reason, "force": force}
+        path = f"{API}/nodes/{node}/confirm-dead"
+        return self._transport.post(Node, path, body=body, repeatable=True)
+
     def uncordon(self, node: str) -> Node:
         """Place runs there again."""
         return self._transport.post(Node, f"{API}/nodes/{node}/uncordon", repeatable=True)

@@ -113,13 +113,15 @@ def _hold(run: RunRow) -> Hold:
         node = placement["node_id"]
         slots[node] = slots.get(node, 0) + int(placement.get("slots", 1))
     cpus, memory = resources.get("cpus") or 0.0, resources.get("memory") or 0
+    label = f"{run.owner_type}/{run.owner_name}"
     return Hold(
-        label=f"{run.owner_type}/{run.owner_name}",
+        label=f"run {run.epoch} of {label}" if run.quarantined else label,
         cluster=run.cluster,
         slots=slots,
         cpus={node: cpus * count for node, count in slots.items()},
         memory={node: memory * count for node, count in slots.items()},
         ends_at=_ends_at(run),
+        quarantined=run.quarantined,
     )
 
 

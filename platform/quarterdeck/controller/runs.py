@@ -10,7 +10,7 @@ from typing import Any
 
 from quarterdeck.controller.turns import Turns
 from quarterdeck.lifecycle.job import JOB, WITH_RUN, JobEvent
-from quarterdeck.lifecycle.observe import RunDecision, decide
+from quarterdeck.lifecycle.observe import UNKNOWN, RunDecision, decide
 from quarterdeck.lifecycle.restarts import after_failure
 from quarterdeck.lifecycle.run import ENDED
 from quarterdeck.store.errors import StaleRow
@@ -18,9 +18,11 @@ from quarterdeck.store.ids import new_id
 from quarterdeck.store.run_watch import (
     Watched,
     apply_run,
+    changes,
     claim_runs,
     free_quarantined,
     keep_progress,
+    note_job,
     run_as_read,
     watched,
 )
@@ -69,7 +71,7 @@ class Runs:
                 return self._look_at_quarantined(item, lease_id)
             decision = decide(item.facts)
             catching_up = item.job is not None and _lags(item.job, item.run)
-            if decision.empty and not catching_up:
+            if not changes(item.run, decision) and not catching_up:
                 return False
             with self._database.write() as session:
                 run = run_as_read(session, item.run, lease_id, unless_heard=decision.unless_heard)
@@ -85,15 +87,24 @@ class Runs:
             return False
 
     def _look_at_quarantined(self, item: Watched, lease_id: str) -> bool:
-        if item.facts.sighted != "dead":
+        proof = item.facts.confirmed_dead
+        if item.facts.sighted == "dead":
+            proof = "it is proven dead"
+        if not proof:
             return False
         with self._database.write() as session:
-            free_quarantined(session, run_as_read(session, item.run, lease_id), lease_id)
+            free_quarantined(session, run_as_read(session, item.run, lease_id), proof, lease_id)
         return True
 
 
 def _lags(job: JobRow, run: RunRow) -> bool:
-    return run.phase == "running" and job.phase == "starting" and job.epoch == run.epoch
+    if job.epoch != run.epoch or job.phase not in WITH_RUN:
+        return False
+    return (run.phase == "running" and job.phase == "starting") or _unknown_differs(job, run)
+
+
+def _unknown_differs(job: JobRow, run: RunRow) -> bool:
+    return (run.reason == UNKNOWN) != (job.reason == UNKNOWN)
 
 
 def _move_owner(session: Any, job: JobRow, run: RunRow, decision: RunDecision) -> None:
@@ -108,6 +119,8 @@ def _move_owner(session: Any, job: JobRow, run: RunRow, decision: RunDecision) -
         move_job(session, job, JobEvent.STOP, reason=reason, message=message)
     elif run.phase == "running" and job.phase == "starting":
         move_job(session, job, JobEvent.STARTED, message=run.reported_message)
+    elif _unknown_differs(job, run):
+        note_job(session, job, run)
 
 
 def _after_end(session: Any, job: JobRow, run: RunRow) -> None:

@@ -19,6 +19,9 @@ KILL_AFTER_S = 15.0
 TRAININGS = frozenset({"pretrain"})
 """Kinds that save a checkpoint before they stop."""
 
+UNKNOWN = "Unknown"
+"""The reason of a run of which nobody knows whether it lives."""
+
 _STOPPED = {
     "cancel": (RunEvent.CANCELLED, "Cancelled"),
     "suspend": (RunEvent.PREEMPTED, "Suspended"),
@@ -45,6 +48,12 @@ class RunFacts:
     """Its agent has been silent beyond `lost_after`."""
     nodes_dead: bool = False
     """A machine of its placement is dead."""
+    confirmed_dead: str = ""
+    """Somebody vouched that every machine of its placement is dead: who and why."""
+    unproven: tuple[str, ...] = ()
+    """Hosts of its placement whose death nobody has vouched for."""
+    noted_unknown: bool = False
+    """It has been told already that nobody knows of the run."""
     desired: str = "run"
     stopping_for: str | None = None
     deadline_passed: bool = False
@@ -75,7 +84,7 @@ class RunDecision:
 
     @property
     def empty(self) -> bool:
-        return not (self.events or self.stop_for or self.kill or self.message)
+        return not (self.events or self.stop_for or self.kill or self.reason)
 
 
 NOTHING = RunDecision()
@@ -135,9 +144,11 @@ def _reported_end(facts: RunFacts, before: tuple[RunEvent, ...]) -> RunDecision 
 
 
 def _dead(facts: RunFacts, before: tuple[RunEvent, ...]) -> RunDecision | None:
-    if facts.sighted != "dead":
+    if facts.sighted != "dead" and not facts.confirmed_dead:
         return None
     detail = facts.sighted_detail or "its supervisor is gone"
+    if facts.sighted != "dead":
+        detail = f"its machines are dead, {facts.confirmed_dead}"
     gap = f"what it had not yet sent is lost ({detail})"
     if facts.stopping_for:
         event, reason = _STOPPED[facts.stopping_for]
@@ -147,8 +158,9 @@ def _dead(facts: RunFacts, before: tuple[RunEvent, ...]) -> RunDecision | None:
         return RunDecision(
             (*before, RunEvent.FAILED), None, message, facts.failure, telemetry_gap=gap
         )
-    blame = "node" if facts.nodes_dead else "unknown"
-    failure = _failure(blame, f"the agent found it dead: {detail}")
+    blame = "node" if facts.nodes_dead or facts.confirmed_dead else "unknown"
+    who = "the agent found it dead: " if facts.sighted == "dead" else ""
+    failure = _failure(blame, f"{who}{detail}")
     return RunDecision((*before, RunEvent.LOST), None, detail, failure, telemetry_gap=gap)
 
 
@@ -157,13 +169,15 @@ def _silent(facts: RunFacts, before: tuple[RunEvent, ...]) -> RunDecision | None
         return None
     lost_after = LOST_AFTER_S[facts.owner_type]
     words = f"no beat for more than {lost_after:g} s and no proof of its death"
-    if not facts.restart_safe and not facts.stopping_for:
+    wanted = facts.desired in ("cancel", "suspend") or facts.overdue
+    if not facts.restart_safe and not facts.stopping_for and not wanted:
         # The user's program may still write somewhere: two of it could do harm.
+        hosts = " ".join(facts.unproven) or "NODE"
         return RunDecision(
             before,
-            "Unknown",
-            f"{words}; it waits because it does not declare restart_safe "
-            "(confirm the machine's death, or cancel it)",
+            UNKNOWN,
+            f"{words}; it waits because it does not declare restart_safe. If the machine is "
+            f"gone: quarterdeck nodes confirm-dead {hosts} --reason TEXT; or cancel the job",
             unless_heard=True,
         )
     return RunDecision(
@@ -171,11 +185,21 @@ def _silent(facts: RunFacts, before: tuple[RunEvent, ...]) -> RunDecision | None
         None,
         f"{words}: given up, its slots stay quarantined",
         _failure("network", words),
+        stop_for=_unanswered(facts),
         kill="given up after silence",
         quarantine=True,
         telemetry_gap=f"what it did since is not known ({words})",
         unless_heard=True,
     )
+
+
+def _unanswered(facts: RunFacts) -> str | None:
+    """The wish that a silent run will not hear of."""
+    if facts.stopping_for:
+        return None
+    if facts.desired in ("cancel", "suspend"):
+        return facts.desired
+    return "max_duration" if facts.overdue else None
 
 
 def _wanted(facts: RunFacts, before: tuple[RunEvent, ...]) -> RunDecision | None:
@@ -196,8 +220,11 @@ def _progress(facts: RunFacts, before: tuple[RunEvent, ...]) -> RunDecision:
     phase = "starting" if before else facts.phase
     reported = facts.reported_phase
     if facts.owner_type == "job":
-        running = phase == "starting" and reported == "running"
-        return RunDecision((*before, RunEvent.RUNNING) if running else before)
+        if phase == "starting" and reported == "running":
+            return RunDecision((*before, RunEvent.RUNNING))
+        if facts.noted_unknown:
+            return RunDecision(before, phase.capitalize())
+        return RunDecision(before)
     return RunDecision((*before, *_replica_steps(phase, reported, facts.probed)))
 
 

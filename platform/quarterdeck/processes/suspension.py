@@ -85,7 +85,7 @@ def resume_all(client: Client, home: Home, tell: Callable[[str], None]) -> None:
     if not jobs:
         return
     for node in client.nodes.list():
-        if node.phase == "alive" and node.cordoned:
+        if node.phase == "alive" and node.cordoned and not node.cordon_reason:
             client.nodes.uncordon(node.id)
     for job_id in jobs:
         try:

@@ -67,7 +67,10 @@ def _waits(request: Request, possible: Sequence[PoolLike], now: datetime) -> Pen
         message += "; " + ", ".join(
             f"{hold.label} ends by {_clock(hold.ends_at or now)}" for hold in ends[:3]
         )
-    open_ended = sorted({hold.label for hold in best.holds if hold.ends_at is None})
+    facts += _quarantined(best)
+    open_ended = sorted(
+        {hold.label for hold in best.holds if hold.ends_at is None and not hold.quarantined}
+    )
     if open_ended:
         facts.append(f"no known end: {', '.join(open_ended[:5])} (no max_duration)")
     if ahead:
@@ -75,6 +78,22 @@ def _waits(request: Request, possible: Sequence[PoolLike], now: datetime) -> Pen
     if starts_at:
         facts.append(f"starts by {_clock(starts_at)} at the latest, if nothing else comes first")
     return Pending(request.id, "InsufficientSlots", message, tuple(facts), starts_at)
+
+
+def _quarantined(state: PoolLike) -> list[str]:
+    """What given-up runs hold in a pool, and the way out."""
+    facts: list[str] = []
+    for hold in state.holds:
+        if not hold.quarantined:
+            continue
+        mine = {node: slots for node, slots in hold.slots.items() if node in state.empty.rooms}
+        hosts = [state.empty.rooms[node].node.host or node for node in mine]
+        facts.append(
+            f"quarantined: {hold.label} was given up and is not proven dead; it holds "
+            f"{sum(mine.values())} slots on {', '.join(hosts)} (if the machine is gone: "
+            f"quarterdeck nodes confirm-dead {hosts[0]} --reason TEXT)"
+        )
+    return facts
 
 
 def _soonest(

@@ -43,6 +43,8 @@ class Hold:
     cpus: Mapping[str, float] = field(default_factory=dict)
     memory: Mapping[str, int] = field(default_factory=dict)
     ends_at: datetime | None = None
+    quarantined: bool = False
+    """Of a run that was given up and is not proven dead."""
 
 
 @dataclass(frozen=True)

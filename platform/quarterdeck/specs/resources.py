@@ -188,6 +188,24 @@ class Cluster(Message):
     last_beat_at: datetime | None = None
 
 
+class QuarantinedRun(Message):
+    """A run that was given up while nobody knew whether it lives: it holds these slots until its
+    agent sees it dead or somebody confirms the death of its machines."""
+
+    run_id: str
+    owner: str
+    """`job/NAME` or `service/NAME`."""
+    epoch: int
+    slots: int
+    since: datetime | None = None
+
+
+class ConfirmedDeath(Message):
+    by: str
+    reason: str
+    at: datetime
+
+
 class Node(Message):
     id: str
     cluster: str
@@ -198,7 +216,11 @@ class Node(Message):
     slots: int
     slots_free: int
     cordoned: bool = False
+    cordon_reason: str = ""
+    """Why the platform cordoned it; empty where somebody did."""
     quarantined: bool = False
+    quarantined_runs: list[QuarantinedRun] = []
+    confirmed_dead: ConfirmedDeath | None = None
     cpus: float
     memory: int
     labels: dict[str, str] = {}

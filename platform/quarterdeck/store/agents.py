@@ -79,7 +79,8 @@ def _record_nodes(session: Session, cluster: str, beat: AgentBeat) -> None:
             row = NodeRow(id=report.node_id, cluster=cluster, slots=report.slots)
             session.add(row)
         row.host, row.address = report.host, report.address
-        row.phase = "alive" if report.alive else "dead"
+        # A confirmed death is final: such a machine comes back with a new raylet.
+        row.phase = "alive" if report.alive and row.confirmed_dead is None else "dead"
         row.accelerator, row.slots = report.accelerator, report.slots
         row.cpus, row.memory = report.cpus, report.memory
         row.labels, row.is_head = dict(report.labels), report.is_head

@@ -39,6 +39,14 @@ class AgentSuperseded(StoreError):
         super().__init__(f"agent {agent_id} of cluster {cluster!r} was replaced by a newer one")
 
 
+class NodeAlive(StoreError):
+    """A machine that still beats was called dead."""
+
+    def __init__(self, host: str, seconds: float) -> None:
+        self.host = host
+        super().__init__(f"node {host} is alive: its agent spoke of it {seconds:.0f} s ago")
+
+
 class StaleRow(StoreError):
     """A compare-and-swap lost: the row changed since it was read. Drop the result."""
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.store.dead_nodes import Held, held_by_node
 from quarterdeck.store.errors import NotFound
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.paging import fetch_page
-from quarterdeck.store.tables import ClusterRow, NodeRow, RunRow
+from quarterdeck.store.tables import ClusterRow, NodeRow
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,15 @@ def get_cluster(session: Session, identity: str) -> ClusterRow:
 
 
 def list_nodes(
-    session: Session, cluster: str | None, *, cursor: str | None, limit: int
+    session: Session,
+    cluster: str | None,
+    *,
+    also: Iterable[str] = (),
+    cursor: str | None,
+    limit: int,
 ) -> tuple[list[NodeRow], str | None]:
-    """Nodes that are not dead, by cluster and host."""
-    query = select(NodeRow).where(NodeRow.phase != "dead")
+    """Nodes that are not dead, and `also` these, by cluster and host."""
+    query = select(NodeRow).where(or_(NodeRow.phase != "dead", NodeRow.id.in_(list(also))))
     if cluster is not None:
         query = query.where(NodeRow.cluster == cluster)
     keys = (NodeRow.cluster, NodeRow.host, NodeRow.id)
@@ -54,13 +59,14 @@ def list_nodes(
 
 
 def get_node(session: Session, identity: str) -> NodeRow:
-    """The node with this id, else the living one on this host. Raises NotFound."""
+    """The node with this id, else the newest on this host, a living one first. Raises
+    NotFound."""
     found = session.get(NodeRow, identity)
     if found is None:
         query = (
             select(NodeRow)
-            .where(NodeRow.host == identity, NodeRow.phase != "dead")
-            .order_by(NodeRow.created_at.desc())
+            .where(NodeRow.host == identity)
+            .order_by(NodeRow.phase == "dead", NodeRow.created_at.desc())
         )
         found = session.scalars(query.limit(1)).one_or_none()
     if found is None:
@@ -68,27 +74,14 @@ def get_node(session: Session, identity: str) -> NodeRow:
     return found
 
 
-def held_slots(session: Session) -> Mapping[str, int]:
-    """Slots by node that runs hold: those that live, and those given up but not proven dead."""
-    held: dict[str, int] = {}
-    query = select(RunRow.placements).where(
-        or_(RunRow.phase.not_in(sorted(ENDED)), RunRow.quarantined.is_(True))
-    )
-    for placements in session.scalars(query):
-        for placement in placements:
-            node = placement["node_id"]
-            held[node] = held.get(node, 0) + int(placement.get("slots", 1))
-    return held
-
-
 def capacity_by_cluster(session: Session) -> Mapping[str, Capacity]:
     """Living nodes and their slots; cordoned and quarantined ones offer no free slots."""
-    held = held_slots(session)
+    held = held_by_node(session)
     found: dict[str, Capacity] = {}
     for node in session.scalars(select(NodeRow).where(NodeRow.phase == "alive")):
         known = found.get(node.cluster, Capacity())
         open_ = not (node.cordoned or node.quarantined)
-        free = max(0, node.slots - held.get(node.id, 0)) if open_ else 0
+        free = max(0, node.slots - held.get(node.id, Held()).slots) if open_ else 0
         found[node.cluster] = Capacity(known.nodes + 1, known.slots + node.slots, known.free + free)
     return found
 

@@ -14,6 +14,7 @@ from quarterdeck.lifecycle.observe import (
     KILL_AFTER_S,
     LOST_AFTER_S,
     STOP_DEADLINE_S,
+    UNKNOWN,
     RunDecision,
     RunFacts,
     order_for,
@@ -58,8 +59,12 @@ def watched(
 ) -> list[Watched]:
     """Each run with its facts; silence and deadlines are judged by the database's clock."""
     limits = {**LOST_AFTER_S, **(lost_after or {})}
-    dead_nodes = set(session.scalars(select(NodeRow.id).where(NodeRow.phase == "dead")))
-    known_nodes = set(session.scalars(select(NodeRow.id)))
+    known = {
+        node.id: node
+        for node in session.execute(
+            select(NodeRow.id, NodeRow.host, NodeRow.phase, NodeRow.confirmed_dead)
+        )
+    }
     rows = session.execute(
         select(
             RunRow,
@@ -82,7 +87,7 @@ def watched(
         else:
             owner = session.get(ServiceRow, run.owner_id)
         job = owner if isinstance(owner, JobRow) else None
-        nodes = {placement["node_id"] for placement in run.placements}
+        nodes = [known.get(node) for node in placed_on(run)]
         facts = RunFacts(
             owner_type=run.owner_type,
             kind=run.kind,
@@ -94,7 +99,10 @@ def watched(
             sighted_detail=run.sighted_detail,
             silent=bool(silent),
             cluster_silent=bool(cluster_silent),
-            nodes_dead=bool(nodes & dead_nodes or nodes - known_nodes),
+            nodes_dead=any(node is None or node.phase == "dead" for node in nodes),
+            confirmed_dead=_confirmed(nodes),
+            unproven=tuple(node.host for node in nodes if node and not node.confirmed_dead),
+            noted_unknown=run.reason == UNKNOWN,
             desired=job.desired if job is not None else "run",
             stopping_for=run.stopping_for,
             deadline_passed=bool(deadline_passed),
@@ -105,6 +113,20 @@ def watched(
         )
         found.append(Watched(run, job, facts))
     return found
+
+
+def placed_on(run: RunRow) -> list[str]:
+    """Ids of the nodes of a run's placement, in the order of its ranks."""
+    return list(dict.fromkeys(placement["node_id"] for placement in run.placements))
+
+
+def _confirmed(nodes: Sequence[Any]) -> str:
+    """Who vouched for the death of all of `nodes`; empty unless every one is covered."""
+    said = [node.confirmed_dead if node is not None else None for node in nodes]
+    if not said or not all(said):
+        return ""
+    words = {f"confirmed by {each['by']}: {each['reason']}" for each in said if each}
+    return "; ".join(sorted(words))
 
 
 def _silent(lost_after: float) -> ColumnElement[bool]:
@@ -172,26 +194,25 @@ def apply_run(session: Session, run: RunRow, decision: RunDecision, lease_id: st
             values=_values(run, decision, event) if last else None,
             unless_heard=decision.unless_heard,
         )
-    if not decision.events and (decision.stop_for or decision.kill or _new_words(run, decision)):
+    if not decision.events and changes(run, decision):
         values = _values(run, decision, None)
-        if decision.message:
-            values |= {"reason": decision.reason or run.reason, "message": decision.message}
+        if decision.reason:
+            values |= {"reason": decision.reason, "message": decision.message}
         swap(session, run, values, lease_id=lease_id)
     if decision.telemetry_gap:
-        append_event(
-            session,
-            type="telemetry_gap",
-            subject=f"{run.owner_type}/{run.owner_name}",
-            subject_id=run.owner_id,
-            project=run.project,
-            message=f"run {run.epoch}: {decision.telemetry_gap}",
-            actor=ACTOR,
-            data={"run_id": run.id, "epoch": run.epoch},
+        tell_of_run(session, run, "telemetry_gap", decision.telemetry_gap)
+    if decision.quarantine:
+        slots = sum(int(placement.get("slots", 1)) for placement in run.placements)
+        tell_of_run(
+            session, run, "run.quarantined", f"it holds {slots} slots until it is proven dead"
         )
 
 
-def _new_words(run: RunRow, decision: RunDecision) -> bool:
-    return bool(decision.message) and decision.message != run.message
+def changes(run: RunRow, decision: RunDecision) -> bool:
+    """Whether a decision says anything that the run's row does not."""
+    said = (decision.reason, decision.message)
+    words = bool(decision.reason) and said != (run.reason, run.message)
+    return bool(decision.events or decision.stop_for or decision.kill or words)
 
 
 def _values(run: RunRow, decision: RunDecision, event: RunEvent | None) -> dict[str, Any]:
@@ -213,16 +234,32 @@ def _values(run: RunRow, decision: RunDecision, event: RunEvent | None) -> dict[
     return values
 
 
-def free_quarantined(session: Session, run: RunRow, lease_id: str) -> None:
+def free_quarantined(session: Session, run: RunRow, proof: str, lease_id: str) -> None:
     """The old attempt is proven dead: its slots are free again."""
     swap(session, run, {"quarantined": False}, lease_id=lease_id)
+    tell_of_run(session, run, "run.freed", f"{proof}: its slots are free again")
+
+
+def note_job(session: Session, job: JobRow, run: RunRow) -> None:
+    """Show on the job that nobody knows of its run, or that it is heard again."""
+    if run.reason == UNKNOWN:
+        swap(session, job, {"reason": UNKNOWN, "message": run.message})
+        tell_of_run(session, run, "run.unknown", run.message)
+    else:
+        words = f"run {run.epoch} is heard again"
+        swap(session, job, {"reason": job.phase.capitalize(), "message": words})
+        tell_of_run(session, run, "run.heard", "it is heard again")
+
+
+def tell_of_run(session: Session, run: RunRow, type: str, message: str) -> None:
+    """An event of the run's owner."""
     append_event(
         session,
-        type="run.freed",
+        type=type,
         subject=f"{run.owner_type}/{run.owner_name}",
         subject_id=run.owner_id,
         project=run.project,
-        message=f"run {run.epoch} is proven dead: its slots are free again",
+        message=f"run {run.epoch}: {message}",
         actor=ACTOR,
         data={"run_id": run.id, "epoch": run.epoch},
     )

@@ -10,7 +10,7 @@ from quarterdeck.store.tables_access import (
     SecretRow,
     SettingRow,
 )
-from quarterdeck.store.tables_fleet import ClusterRow, NodeRow
+from quarterdeck.store.tables_fleet import ClusterRow, NodeFaultRow, NodeRow
 from quarterdeck.store.tables_record import (
     AssetAliasRow,
     AssetInputRow,
@@ -35,6 +35,7 @@ __all__ = [
     "JobRow",
     "KeyRow",
     "LogChunkRow",
+    "NodeFaultRow",
     "NodeRow",
     "ProjectRow",
     "RevisionRow",

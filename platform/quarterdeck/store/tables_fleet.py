@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey
+from sqlalchemy import BigInteger, ForeignKey, Index, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from quarterdeck.store.columns import Base, database_now
+from quarterdeck.store.columns import Base, BigId, database_now
 
 
 class ClusterRow(Base):
@@ -26,6 +26,8 @@ class ClusterRow(Base):
     endpoints_reachable: Mapped[bool] = mapped_column(default=True)
     versions: Mapped[dict[str, Any]] = mapped_column(default=dict)
     last_beat_at: Mapped[datetime | None]
+    retired_agents: Mapped[list[Any] | None]
+    """Agents that newer ones replaced, newest last: they are refused whatever their clocks say."""
     heard_since: Mapped[datetime | None]
     """Since when beats have come without a long gap. Silence of a run counts only while somebody
     was heard all that time: after an outage of the control plane itself nobody is silent."""
@@ -47,9 +49,46 @@ class NodeRow(Base):
     slots: Mapped[int]
     cordoned: Mapped[bool] = mapped_column(default=False)
     quarantined: Mapped[bool] = mapped_column(default=False)
+    cordon_reason: Mapped[str] = mapped_column(default="", server_default="")
+    """Why it is cordoned, where the platform did it: RepeatedFaults and the words."""
+    confirmed_dead: Mapped[dict[str, Any] | None]
+    """{by, reason, at}: somebody vouched for its death. It stays dead, whatever Ray says."""
     cpus: Mapped[float] = mapped_column(default=0.0)
     memory: Mapped[int] = mapped_column(BigInteger, default=0)
     labels: Mapped[dict[str, Any]] = mapped_column(default=dict)
     is_head: Mapped[bool] = mapped_column(default=False)
     last_seen_at: Mapped[datetime] = mapped_column(default=database_now())
     created_at: Mapped[datetime] = mapped_column(default=database_now())
+
+
+class NodeFaultRow(Base):
+    """A machine that failed a run: by a log policy, or by failing run after run.
+
+    It keeps the run's owner off the host, a `trusted` one counts towards its cordon, until it is
+    cleared.
+    """
+
+    __tablename__ = "node_faults"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    cluster: Mapped[str]
+    host: Mapped[str]
+    node_id: Mapped[str]
+    owner_id: Mapped[str]
+    owner_name: Mapped[str]
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    epoch: Mapped[int]
+    rank: Mapped[int | None]
+    policy: Mapped[str]
+    message: Mapped[str] = mapped_column(Text)
+    trusted: Mapped[bool]
+    """Of a policy of the installation, not of the job's own."""
+    at: Mapped[datetime] = mapped_column(default=database_now())
+    cleared_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("run_id", "host", "policy"),
+        Index(None, "cluster", "host", "at"),
+        Index(None, "owner_id"),
+        {"sqlite_autoincrement": True},
+    )

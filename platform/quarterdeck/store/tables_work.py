@@ -71,6 +71,8 @@ class JobRow(Leased, Base):
     results: Mapped[dict[str, Any]] = mapped_column(default=dict)
     failure: Mapped[dict[str, Any] | None]
     starts_at: Mapped[datetime | None]
+    restart_at: Mapped[datetime | None]
+    """Not placed before then: a job whose attempts fail in a row waits ever longer."""
     retry_of: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=database_now())
     started_at: Mapped[datetime | None]
@@ -181,6 +183,8 @@ class RunRow(Leased, Base):
     kept_seconds: Mapped[float | None]
     """Of the productive ones, those in steps that a later attempt does not repeat; None: all."""
     failure: Mapped[dict[str, Any] | None]
+    log_matches: Mapped[list[Any] | None]
+    """What log policies found in its output: protocol.LogMatch, in the order of arrival."""
     endpoint: Mapped[dict[str, Any] | None]
     # what the agent says
     claimed_by: Mapped[str | None]

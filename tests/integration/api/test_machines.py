@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 
 from quarterdeck.controller.loop import Controller
 from quarterdeck.store.columns import database_now
-from quarterdeck.store.tables import KeyRow, RunRow
+from quarterdeck.store.tables import KeyRow, NodeRow, RunRow
 from tests.integration.api.conftest import NOW, Asker, Platform, agent_beat, command, problem
 
 
@@ -189,6 +189,41 @@ def test_machines_are_seen_joined_and_cordoned(platform: Platform) -> None:
     ticket = platform.agent.post("/clusters/a/join").json()
     assert ticket == {"cluster": "a", "address": "10.0.0.1:6379", "ray_token": "ray-token"}
     assert problem(platform.key("operator").post("/clusters/a/join")) == "access_denied"
+
+
+def test_a_machine_is_confirmed_dead_by_an_operator(
+    placed: tuple[Platform, dict[str, Any]],
+) -> None:
+    platform, start = placed
+    claim(platform, start)
+    path = "/nodes/node1/confirm-dead"
+    assert problem(platform.key("viewer").post(path, {"reason": "x"})) == "access_denied"
+    operator = platform.key("operator")
+    assert problem(operator.post(path, {"reason": ""})) == "invalid_document"
+    refused = operator.post(path, {"reason": "it burnt"})
+    assert (refused.status_code, problem(refused)) == (409, "node_alive")
+    assert platform.admin.get("/nodes/node1").json()["phase"] == "alive"
+    done = operator.post(path, {"reason": "it burnt", "force": True}).json()
+    assert (done["phase"], done["confirmed_dead"]["reason"]) == ("dead", "it burnt")
+    assert operator.post(path, {"reason": "again"}).json() == done
+    Controller(platform.database).tick()
+    run = platform.admin.get("/runs/" + start["run_id"]).json()
+    assert (run["phase"], run["failure"]["blame"]) == ("lost", "node")
+    assert "it burnt" in platform.admin.get("/jobs/a/why").text
+
+
+def test_quarantined_slots_show_on_their_machine(placed: tuple[Platform, dict[str, Any]]) -> None:
+    platform, start = placed
+    claim(platform, start)
+    with platform.database.write() as session:
+        session.execute(
+            update(RunRow).values(quarantined=True, phase="lost", ended_at=database_now())
+        )
+        session.execute(update(NodeRow).values(phase="dead"))
+    (node,) = platform.admin.get("/nodes").json()["items"]
+    (held,) = node["quarantined_runs"]
+    assert (held["run_id"], held["owner"], held["slots"]) == (start["run_id"], "job/a", 2)
+    assert node["slots_free"] == 0
 
 
 def test_a_long_poll_for_work_ends_when_there_is_some(platform: Platform) -> None:

@@ -46,7 +46,8 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
     """Resources of every noun, made as machines and people make them; what makes each operation
     succeed, by its id, and the run's key."""
     admin, agent = platform.admin, platform.agent
-    agent.post("/agents/a/beat", agent_beat(slots=32))
+    for nodes in (2, 1):  # the second machine is gone
+        agent.post("/agents/a/beat", agent_beat(nodes=nodes, slots=32))
     admin.put("/secrets/TOKEN", {"value": "x"})
     for name in ("a", "b", "doomed", "ended"):
         assert admin.post("/jobs", command(name)).status_code == 201
@@ -111,6 +112,7 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
         "get_node": Good({"id": "node1"}),
         "cordon_node": Good({"id": "node1"}),
         "uncordon_node": Good({"id": "node1"}),
+        "confirm_dead": Good({"id": "node2"}, {"reason": "it burnt"}),
         "create_key": Good(body={"name": "ada", "access": "viewer"}),
         "revoke_key": Good({"id": victim}),
         "put_secret": Good({"name": "TOKEN"}, {"value": "y"}),

@@ -123,6 +123,13 @@ def test_one_job_is_explained(
     assert "job/hello" in cli("events", "job/hello").out
     assert cli("checkpoints", "job/hello").err == "no checkpoints yet\n"
     assert cli("nodes").rows[1][3:6] == ["alive", "cpu", "2/4"]
+    confirm = ("nodes", "confirm-dead", "one", "--reason", "it burnt")
+    refused = cli(*confirm)
+    assert refused.code == 1 and "alive" in refused.err
+    typo = cli(*confirm, "--force", "--confirm", "two")
+    assert typo.code == 1 and "nothing was done" in typo.err
+    assert cli(*confirm, "--force", "--confirm", "one").out == "node/node-1 confirmed dead\n"
+    assert "it burnt" in cli("describe", "node/one").out
     assert cli("clusters", "-o", "name").out == "cluster/local\n"
 
 

@@ -5,20 +5,33 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
 
-from quarterdeck.api.auth import Admin, Agent, Caller, Viewer
+from quarterdeck.api.auth import Admin, Agent, Caller, Operator, Viewer
 from quarterdeck.api.parameters import Cursor, Identity, Limit, NamePath
 from quarterdeck.api.problems import ProblemError, documented
 from quarterdeck.api.state import ApiState, State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.api.views import cluster_view, node_view
 from quarterdeck.specs import resources as r
-from quarterdeck.store import fleet_queries
+from quarterdeck.store import dead_nodes, fleet_queries
+from quarterdeck.store.dead_nodes import held_by_node
 from quarterdeck.store.fleet_queries import Capacity
 
 router = APIRouter(route_class=StrictRoute, tags=["fleet"])
 _READ = documented("key_unknown", "access_denied", "not_found")
 _LIST = documented("key_unknown", "access_denied")
+
+
+class DeathNotice(BaseModel):
+    """Why somebody is sure; `force` for a machine that still beats."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"reason": "power supply burnt"}]}
+    )
+
+    reason: Annotated[str, Field(min_length=1, max_length=500)]
+    force: bool = False
 
 
 @router.get("/clusters", response_model=r.Page[r.Cluster], responses=_LIST)
@@ -63,20 +76,23 @@ def list_nodes(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Any:
-    """Nodes that are not dead, by cluster and host."""
+    """Nodes that are not dead or that given-up runs still hold, by cluster and host."""
     with state.database.read() as session:
-        rows, following = fleet_queries.list_nodes(session, cluster, cursor=cursor, limit=limit)
-        held = fleet_queries.held_slots(session)
-    items = [node_view(row, held.get(row.id, 0)) for row in rows]
+        held = held_by_node(session)
+        also = [node for node, one in held.items() if one.quarantined]
+        rows, following = fleet_queries.list_nodes(
+            session, cluster, also=also, cursor=cursor, limit=limit
+        )
+    items = [node_view(row, held.get(row.id)) for row in rows]
     return r.Page(items=items, next_cursor=following)
 
 
 @router.get("/nodes/{id}", response_model=r.Node, responses=_READ)
 def get_node(id: Identity, state: State, caller: Viewer) -> Any:
-    """One node by its id, or the living one on that host."""
+    """One node by its id, or the newest on that host."""
     with state.database.read() as session:
         row = fleet_queries.get_node(session, id)
-        return node_view(row, fleet_queries.held_slots(session).get(row.id, 0))
+        return node_view(row, held_by_node(session).get(row.id))
 
 
 @router.post("/nodes/{id}/cordon", response_model=r.Node, responses=_READ)
@@ -91,9 +107,28 @@ def uncordon_node(id: Identity, state: State, caller: Admin) -> Any:
     return _cordon(state, caller, id, False)
 
 
+@router.post(
+    "/nodes/{id}/confirm-dead",
+    response_model=r.Node,
+    responses=documented(
+        "key_unknown", "access_denied", "not_found", "node_alive", "invalid_document"
+    ),
+)
+def confirm_dead(id: Identity, body: DeathNotice, state: State, caller: Operator) -> Any:
+    """Vouch that a machine is gone for good, so that its runs count as proven dead: slots of
+    given-up ones are free again, and jobs that wait for news of theirs start anew."""
+    caller.check_everywhere()
+    with state.database.write() as session:
+        row = fleet_queries.get_node(session, id)
+        dead_nodes.confirm_dead(
+            session, row, actor=caller.actor, reason=body.reason, force=body.force
+        )
+        return node_view(row, held_by_node(session).get(row.id))
+
+
 def _cordon(state: ApiState, caller: Caller, node: str, cordoned: bool) -> r.Node:
     caller.check_everywhere()
     with state.database.write() as session:
         row = fleet_queries.get_node(session, node)
         fleet_queries.cordon_node(session, row, cordoned, actor=caller.actor)
-        return node_view(row, fleet_queries.held_slots(session).get(row.id, 0))
+        return node_view(row, held_by_node(session).get(row.id))

@@ -1,0 +1,87 @@
+"""Machines whose death somebody vouches for, and the given-up runs that machines hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.store.columns import database_now
+from quarterdeck.store.errors import NodeAlive
+from quarterdeck.store.outbox import append_event
+from quarterdeck.store.tables import NodeRow, RunRow
+from quarterdeck.store.text import clean
+
+
+@dataclass(frozen=True)
+class QuarantinedRun:
+    """Slots of one machine that a run holds which was given up and is not proven dead."""
+
+    run_id: str
+    owner: str
+    epoch: int
+    slots: int
+    since: datetime | None
+
+
+@dataclass
+class Held:
+    """What runs hold of one machine: all slots, and the given-up runs among the holders."""
+
+    slots: int = 0
+    quarantined: list[QuarantinedRun] = field(default_factory=list)
+
+
+def held_by_node(session: Session) -> Mapping[str, Held]:
+    """By node: runs that live, and those given up but not proven dead."""
+    held: dict[str, Held] = {}
+    query = (
+        select(RunRow)
+        .where(or_(RunRow.phase.not_in(sorted(ENDED)), RunRow.quarantined.is_(True)))
+        .order_by(RunRow.created_at, RunRow.id)
+    )
+    for run in session.scalars(query):
+        slots: dict[str, int] = {}
+        for placement in run.placements:
+            node = placement["node_id"]
+            slots[node] = slots.get(node, 0) + int(placement.get("slots", 1))
+        for node, count in slots.items():
+            one = held.setdefault(node, Held())
+            one.slots += count
+            if run.quarantined:
+                owner = f"{run.owner_type}/{run.owner_name}"
+                one.quarantined.append(
+                    QuarantinedRun(run.id, owner, run.epoch, count, run.ended_at)
+                )
+    return held
+
+
+def confirm_dead(session: Session, row: NodeRow, *, actor: str, reason: str, force: bool) -> None:
+    """Take somebody's word that a machine is dead: it takes no work any more, and controllers
+    hold the runs whose machines are all confirmed for proven dead.
+
+    Raises NodeAlive while its agent reports it alive, unless `force`. Repeating changes nothing.
+    """
+    session.refresh(row, with_for_update=True)
+    if row.confirmed_dead is not None:
+        return
+    now = session.execute(select(database_now())).scalar_one()
+    if row.phase == "alive" and not force:
+        raise NodeAlive(row.host, max(0.0, (now - row.last_seen_at).total_seconds()))
+    reason = clean(reason, 500)
+    before, row.phase = row.phase, "dead"
+    row.confirmed_dead = {"by": actor, "reason": reason, "at": now.isoformat()}
+    append_event(
+        session,
+        type="node.confirmed_dead",
+        subject=f"node/{row.host}",
+        subject_id=row.id,
+        project="default",
+        message=f"node {row.host} of {row.cluster} was {before} and is confirmed dead: {reason}",
+        actor=actor,
+        data={"cluster": row.cluster, "reason": reason, "before": before, "forced": force},
+    )
