@@ -61,7 +61,12 @@ def table(items: Iterable[Item], columns: Sequence[Column[Item]], *, wide: bool 
     chosen = [column for column in columns if wide or not column.wide]
     rows = [[column.title for column in chosen]]
     rows += [[_cell(column.value(item)) for column in chosen] for item in items]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(chosen))]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equally many cells in columns with two spaces between, the titles first."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows

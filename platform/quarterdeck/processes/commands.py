@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from quarterdeck.processes.chaos_commands import chaos
+
 if TYPE_CHECKING:
     from quarterdeck.processes.home import Home
     from quarterdeck.processes.settings import Settings
@@ -31,6 +33,7 @@ def mount(app: typer.Typer) -> None:
     db.command()(upgrade)
     db.command()(backup)
     app.add_typer(db, name="db", rich_help_panel=PANEL)
+    app.add_typer(chaos, name="chaos", rich_help_panel=PANEL)
 
 
 def up(

@@ -149,6 +149,7 @@ def stop_ray(home: Path) -> int:
             raise RayFailed(f"Ray's processes {pids} could not be ended: end them by hand")
     shutil.rmtree(temp_folder(home), ignore_errors=True)
     shutil.rmtree(home / "work", ignore_errors=True)
+    shutil.rmtree(ray_folder(home) / "actors", ignore_errors=True)
     with suppress(OSError):
         (ray_folder(home) / RECORD_FILE).unlink()
     return count

@@ -26,6 +26,7 @@ from quarterdeck_workers.supervisor.failures import (
 )
 from quarterdeck_workers.supervisor.gang import Gang, GangFailed
 from quarterdeck_workers.supervisor.ledger import Ledger
+from quarterdeck_workers.supervisor.presence import present
 from quarterdeck_workers.supervisor.spool import Spool
 from quarterdeck_workers.supervisor.watchdog import odd_one_out, stalled
 
@@ -75,6 +76,11 @@ class Supervisor:
         """Carry the run to its end, then leave the actor."""
         self._called.set()
         logging.basicConfig(level=logging.INFO)
+        with present("supervisor", order):
+            await self._carry(order)
+        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
+
+    async def _carry(self, order: RunOrder) -> None:
         self._run = order
         self._spool = Spool()
         self._ledger = Ledger(order.kind, order.placements, self._spool, time.monotonic())
@@ -93,7 +99,6 @@ class Supervisor:
         self._ledger.released = time.monotonic()
         await self._finish(beating)
         client.close()
-        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
     # --- working ---------------------------------------------------------------------------
 

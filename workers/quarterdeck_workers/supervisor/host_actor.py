@@ -33,6 +33,7 @@ from quarterdeck_workers.supervisor.berths import (
     private_folder,
     workdir_of,
 )
+from quarterdeck_workers.supervisor.presence import announce
 
 _STARTS_AT_ONCE = 16
 _GONE_SECONDS = 30.0
@@ -62,6 +63,7 @@ class Host:
         Holds the run's folder, so that it lasts until the ranks have ended, and fetches what a
         user's program left at its last checkpoint.
         """
+        announce("host", order)
         workdir = workdir_of(order)
         self._held = workdir, hold(workdir)
         if order.kind == "command" and order.resume is not None:

