@@ -70,6 +70,15 @@ class Caller:
                 "this needs a key of the whole installation",
             )
 
+    def check_cluster(self, cluster: str) -> None:
+        """Raise `access_denied` unless the key reaches `cluster`."""
+        if self.key.cluster is not None and self.key.cluster != cluster:
+            raise ProblemError(
+                "access_denied",
+                f"key {self.key.name!r} is bound to cluster {self.key.cluster}, not {cluster}: "
+                "use another key",
+            )
+
     def named_in(self, project: str | None) -> str:
         """The project in which a name is looked up: asked for, else the key's, else default."""
         chosen = project or self.project or "default"

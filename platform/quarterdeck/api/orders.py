@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from quarterdeck.api.credentials import new_credential
+from quarterdeck.api.problems import ProblemError
 from quarterdeck.api.state import ApiState
+from quarterdeck.api.vault import WrongMasterKeyError
 from quarterdeck.specs.protocol import Claim, ResumeFrom, RunOrder
 from quarterdeck.store import access_queries, agents, run_queries
 from quarterdeck.store.fleet_statistics import mean_time_to_failure
+from quarterdeck.store.references import secrets_missing
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tables import RunRow
 
 
-def claim_run(state: ApiState, run_id: str, request: Claim) -> RunOrder:
+class _Refused(Exception):
+    """The order cannot be written; `reason` and the text are for the run's owner."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+_PROBLEMS = {"SecretMissing": "secret_missing", "SecretUnreadable": "wrong_master_key"}
+
+
+def claim_run(
+    state: ApiState, run_id: str, request: Claim, *, cluster: str | None = None
+) -> RunOrder:
     """Claim a run for its agent and write its order. The key's text exists in this answer only.
 
-    Raises NotFound, StaleEpoch and AlreadyClaimed, with nothing written.
+    `cluster` is the only one that the agent's key reaches, None: all. Raises NotFound, StaleEpoch
+    and AlreadyClaimed, with nothing written; ProblemError `secret_missing` and `wrong_master_key`
+    when the order cannot be written: then the run stays unclaimed, and its row says why for the
+    controller to act upon.
     """
     fresh = new_credential(state.settings.random_bytes, "qdr")
-    with state.database.write() as session:
-        run = agents.claim(
-            session, run_id, request, key_sha256=fresh.sha256, key_prefix=fresh.prefix
-        )
-        order = _order(session, state, run, fresh.text)
-    return order
+    try:
+        with state.database.write() as session:
+            run = agents.claim(
+                session, run_id, request, cluster=cluster, key_sha256=fresh.sha256,
+                key_prefix=fresh.prefix,
+            )  # fmt: skip
+            return _order(session, state, run, fresh.text)
+    except _Refused as refused:
+        with state.database.write() as session:
+            agents.note_refused(session, run_id, request, refused.reason, str(refused))
+        raise ProblemError(_PROBLEMS[refused.reason], str(refused)) from refused
 
 
 def _order(session: Session, state: ApiState, run: RunRow, run_key: str) -> RunOrder:
     settings = state.settings
     wanted = run.spec.get("secrets") or []
-    names = [secret["name"] for secret in wanted]
-    sealed = access_queries.find_secrets(session, run.project, names)
     return RunOrder.model_validate(
         {
             "run_id": run.id,
@@ -52,7 +75,7 @@ def _order(session: Session, state: ApiState, run: RunRow, run_key: str) -> RunO
             ),
             "artifacts_uri": settings.artifacts_uri,
             "artifacts_options": dict(settings.artifacts_options),
-            "secrets": {row.name: state.vault.open(row.value) for row in sealed},
+            "secrets": _secrets(session, state, run.project, [item["name"] for item in wanted]),
             "env_secrets": [secret["name"] for secret in wanted if secret.get("env")],
             "api_url": settings.api_url,
             "run_key": run_key,
@@ -60,6 +83,21 @@ def _order(session: Session, state: ApiState, run: RunRow, run_key: str) -> RunO
             "stall_after_first": settings.stall_after_first,
         }
     )
+
+
+def _secrets(
+    session: Session, state: ApiState, project: str, names: Sequence[str]
+) -> dict[str, str]:
+    sealed = {row.name: row.value for row in access_queries.find_secrets(session, project, names)}
+    if missing := secrets_missing(project, names, sealed):
+        raise _Refused("SecretMissing", missing)
+    opened: dict[str, str] = {}
+    for name, value in sealed.items():
+        try:
+            opened[name] = state.vault.open(value)
+        except WrongMasterKeyError as error:
+            raise _Refused("SecretUnreadable", f"secret {name}: {error}") from error
+    return opened
 
 
 def _resume(session: Session, run: RunRow) -> dict[str, Any] | None:

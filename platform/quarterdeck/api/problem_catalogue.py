@@ -110,6 +110,11 @@ _KINDS = (
         "one.",
     ),
     ProblemKind(
+        "secret_missing", 409, "A secret that the run needs is gone",
+        "The run was not handed out and its job waits: set the secret again (quarterdeck secrets "
+        "set NAME), and the job is placed anew.",
+    ),
+    ProblemKind(
         "stale_etag", 412, "Somebody changed it since you read it",
         "Read the resource again, make your change to what you get, and send its new ETag in "
         "If-Match.",
@@ -153,6 +158,12 @@ _KINDS = (
     ProblemKind(
         "internal_error", 500, "The control plane failed",
         "This is a fault of ours. The answer's X-Request-Id is in the api's log beside the cause.",
+    ),
+    ProblemKind(
+        "wrong_master_key", 500, "A stored value does not open with this master key",
+        "Administrators: start every api with the master key that sealed the value (the file "
+        "keys/master of the home). If that key is lost, set the secrets again; an agent's next "
+        "beat renews its cluster's token.",
     ),
     ProblemKind(
         "database_unavailable", 503, "The database does not answer",

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import compile_path
 
 from quarterdeck.api.problem_catalogue import CATALOGUE
+from quarterdeck.api.vault import WrongMasterKeyError
 from quarterdeck.specs.resources import FieldProblem, Problem
 from quarterdeck.specs.suggestions import dotted
 from quarterdeck.store import errors, failures
@@ -94,6 +95,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(errors.StoreError, _store_error)
+    app.add_exception_handler(WrongMasterKeyError, _wrong_master_key)
     for refused in (*failures.REFUSED, OverflowError):
         app.add_exception_handler(refused, _refused)
     for unavailable in failures.UNAVAILABLE:
@@ -155,6 +157,11 @@ async def _store_error(request: Request, error: Exception) -> Response:
     if name is None:
         return crash_response(request.state.request_id, request.url.path, error)
     return problem_response(ProblemError(name, str(error)), request.url.path)
+
+
+async def _wrong_master_key(request: Request, error: Exception) -> Response:
+    _log.error("%s: %s", request.url.path, error)
+    return problem_response(ProblemError("wrong_master_key", str(error)), request.url.path)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -41,6 +41,7 @@ def list_keys(output: Output = "table") -> None:
         Column("NAME", lambda key: key.name),
         Column("ACCESS", lambda key: key.access),
         Column("PROJECT", lambda key: key.project or "(all)"),
+        Column("CLUSTER", lambda key: key.cluster, wide=True),
         Column("PREFIX", lambda key: f"{key.prefix}…"),
         Column("STATE", state),
         Column("EXPIRES", lambda key: key.expires_at and f"{key.expires_at:%Y-%m-%d %H:%MZ}"),
@@ -57,6 +58,9 @@ def create(
     name: Annotated[str, typer.Argument(help="Who or what will use it.")],
     access: Annotated[str, typer.Option(help="viewer, operator, admin or agent.")] = "operator",
     project: Annotated[str | None, typer.Option(help="Only this project; default: all.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="With --access agent: only this cluster.")
+    ] = None,
     expires_in: Annotated[str | None, typer.Option(help="E.g. 90d; default: never.")] = None,
 ) -> None:
     """Make a key; it is printed once and never again.
@@ -75,7 +79,9 @@ def create(
     except ValueError as error:
         refuse(f"--expires-in: {error}", USAGE)
     with connect() as client:
-        key = client.keys.create(name, cast(Access, access), project=project, expires_in=seconds)
+        key = client.keys.create(
+            name, cast(Access, access), project=project, cluster=cluster, expires_in=seconds
+        )
     note(f"key/{key.id} for {key.name}, access {key.access}; it is shown only now:")
     print(key.key)
 

@@ -21,10 +21,14 @@ class Keys:
 
     def create(
         self, name: str, access: Access, *, project: str | None = None,
-        expires_in: float | None = None,
+        cluster: str | None = None, expires_in: float | None = None,
     ) -> NewKey:  # fmt: skip
-        """A new key; `expires_in` is in seconds, `project` None reaches every project."""
-        body = {"name": name, "access": access, "project": project, "expires_in": expires_in}
+        """A new key; `expires_in` is in seconds, `project` None reaches every project, `cluster`
+        binds a key of access agent to one cluster."""
+        body = {
+            "name": name, "access": access, "project": project, "cluster": cluster,
+            "expires_in": expires_in,
+        }  # fmt: skip
         chosen = {name: value for name, value in body.items() if value is not None}
         return self._transport.post(NewKey, f"{API}/keys", body=chosen, repeatable=False)
 

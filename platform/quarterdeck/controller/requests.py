@@ -8,11 +8,16 @@ from typing import Any
 
 from quarterdeck.scheduling.snapshot import Hold, NodeView, Pending, Request, Snapshot
 from quarterdeck.store.admission import World
+from quarterdeck.store.references import secrets_missing
 from quarterdeck.store.tables import JobRow, RunRow, ServiceRow
 
 
 def job_request(job: JobRow, seen: World) -> Request | Pending:
-    """A queued job's gang; or why nobody can know how big it is."""
+    """A queued job's gang; or why it cannot ask for one."""
+    names = [item["name"] for item in job.spec.get("secrets") or ()]
+    present = {name for project, name in seen.secrets if project == job.project}
+    if missing := secrets_missing(job.project, names, present):
+        return Pending(job.id, "SecretMissing", missing)
     layout = _layout(job)
     if layout is None:
         return Pending(

@@ -144,6 +144,10 @@ def _after_end(session: Any, job: JobRow, run: RunRow) -> None:
     if job.desired == "suspend" or run.stopping_for == "suspend":
         move_job(session, job, JobEvent.SUSPENDED, message=run.message)
         return
+    if run.reason == "SecretUnreadable":
+        # Another attempt would be refused again, for ever.
+        move_job(session, job, JobEvent.FAILED, reason=run.reason, message=run.message)
+        return
     if run.phase in ("cancelled", "preempted"):
         _again(session, job, run, message=run.message, used=job.restarts_used)
         return

@@ -38,6 +38,8 @@ class RunFacts:
     kind: str
     phase: str
     claimed: bool = True
+    refused: dict[str, Any] | None = None
+    """{reason, message}: its order could not be written when its agent came to claim it."""
     reported_phase: str | None = None
     failure: dict[str, Any] | None = None
     sighted: str | None = None
@@ -115,6 +117,9 @@ def _unclaimed(facts: RunFacts) -> RunDecision:
         return RunDecision(
             (RunEvent.CANCELLED,), reason, "before it was claimed", unless_heard=True
         )
+    if facts.refused:
+        reason, message = str(facts.refused["reason"]), str(facts.refused["message"])
+        return RunDecision((RunEvent.CANCELLED,), reason, message, unless_heard=True)
     if facts.nodes_dead:
         message = "a machine of its placement died before it was claimed"
         return RunDecision((RunEvent.CANCELLED,), "NodesGone", message, unless_heard=True)

@@ -241,6 +241,8 @@ class Key(Message):
     access: Access
     project: str | None = None
     """None: every project."""
+    cluster: str | None = None
+    """An agent's key may be bound to one cluster."""
     prefix: str
     created_at: datetime
     expires_at: datetime | None = None

@@ -21,6 +21,7 @@ from quarterdeck.store.tables import (
     NodeRow,
     RevisionRow,
     RunRow,
+    SecretRow,
     ServiceRow,
 )
 from quarterdeck.store.text import clean
@@ -43,6 +44,8 @@ class World:
     """The newest revision by service id."""
     live_replicas: Mapping[str, Sequence[RunRow]]
     """Runs that have not ended, by service id."""
+    secrets: frozenset[tuple[str, str]]
+    """(project, name) of every secret that a queued job may name."""
 
 
 def claim_jobs(session: Session, lease_id: str, limit: int = 2000) -> list[str]:
@@ -84,19 +87,25 @@ def world(session: Session) -> World:
             .order_by(RunRow.epoch)
         ):
             replicas.setdefault(run.owner_id, []).append(run)
+    jobs = session.scalars(
+        select(JobRow)
+        .where(JobRow.phase == "queued", JobRow.desired == "run")
+        .order_by(JobRow.priority.desc(), JobRow.ordinal)
+    ).all()
+    secrets: frozenset[tuple[str, str]] = frozenset()
+    if any(job.spec.get("secrets") for job in jobs):
+        found = session.execute(select(SecretRow.project, SecretRow.name))
+        secrets = frozenset((project, name) for project, name in found)
     return World(
         now=session.execute(select(database_now())).scalar_one(),
         clusters=session.scalars(select(ClusterRow)).all(),
         nodes=session.scalars(select(NodeRow).where(NodeRow.phase != "dead")).all(),
         holding=holding_runs(session),
-        jobs=session.scalars(
-            select(JobRow)
-            .where(JobRow.phase == "queued", JobRow.desired == "run")
-            .order_by(JobRow.priority.desc(), JobRow.ordinal)
-        ).all(),
+        jobs=jobs,
         services=services,
         revisions=revisions,
         live_replicas=replicas,
+        secrets=secrets,
     )
 
 

@@ -5,6 +5,7 @@ Every function runs in the caller's write transaction, except `work_for`, which 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import CursorResult, select, update
@@ -12,7 +13,14 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import ColumnElement
 
 from quarterdeck.lifecycle.run import ENDED
-from quarterdeck.specs.protocol import AgentBeat, AgentWork, Claim, RunToKill, RunToStart
+from quarterdeck.specs.protocol import (
+    AgentBeat,
+    AgentWork,
+    Claim,
+    NodeReport,
+    RunToKill,
+    RunToStart,
+)
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import AgentSuperseded, AlreadyClaimed, NotFound, StaleEpoch
 from quarterdeck.store.ids import new_id
@@ -73,10 +81,13 @@ def _record_nodes(session: Session, cluster: str, beat: AgentBeat) -> None:
     known = {
         row.id: row for row in session.scalars(select(NodeRow).where(NodeRow.cluster == cluster))
     }
+    before = list(known.values())
     for report in beat.nodes:
         row = known.pop(report.node_id, None)
         if row is None:
             row = NodeRow(id=report.node_id, cluster=cluster, slots=report.slots)
+            if (last := _same_machine(before, report)) is not None:
+                row.cordoned, row.cordon_reason = last.cordoned, last.cordon_reason
             session.add(row)
         row.host, row.address = report.host, report.address
         # A confirmed death is final: such a machine comes back with a new raylet.
@@ -89,6 +100,19 @@ def _record_nodes(session: Session, cluster: str, beat: AgentBeat) -> None:
         # Ray forgets a dead raylet after a while, and a restarted head knows none of the old.
         if row.phase != "dead":
             row.phase = "dead"
+
+
+def _same_machine(known: Sequence[NodeRow], report: NodeReport) -> NodeRow | None:
+    """The row of a machine's raylet before the one that has just started, whose cordon it keeps.
+
+    A host that comes back with a new address is the same machine, unless several live on it,
+    which only their addresses tell apart.
+    """
+    host = [row for row in known if row.host == report.host]
+    same = [row for row in host if row.address == report.address]
+    if not same and all(row.phase == "dead" for row in host):
+        same = host
+    return max(same, key=lambda row: row.created_at, default=None)
 
 
 def _record_sightings(session: Session, cluster: str, beat: AgentBeat) -> None:
@@ -130,6 +154,21 @@ def work_for(session: Session, cluster: str) -> AgentWork:
             reason = row.kill_reason or row.reason
             work.kill.append(RunToKill(run_id=row.id, epoch=row.epoch, reason=reason))
     return work
+
+
+def note_refused(session: Session, run_id: str, request: Claim, reason: str, message: str) -> None:
+    """Store why a claim could not be answered, while nobody has claimed the run."""
+    session.execute(
+        update(RunRow)
+        .where(
+            RunRow.id == run_id,
+            RunRow.epoch == request.epoch,
+            RunRow.phase == "assigned",
+            RunRow.claimed_by.is_(None),
+        )
+        .values(refused={"reason": reason, "message": clean(message, 4000)})
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _unsettled() -> ColumnElement[bool]:

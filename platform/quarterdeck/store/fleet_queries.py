@@ -93,10 +93,22 @@ def living_nodes(session: Session) -> list[NodeRow]:
 
 
 def cordon_node(session: Session, row: NodeRow, cordoned: bool, *, actor: str) -> None:
-    """Keep new runs off a node, or let them on again; running ones go on."""
+    """Keep new runs off a machine, or let them on again; running ones go on.
+
+    All its rows take it, so that it holds whichever of them the next start of a raylet follows.
+    """
     if row.cordoned == cordoned:
         return
-    session.execute(update(NodeRow).where(NodeRow.id == row.id).values(cordoned=cordoned))
+    session.execute(
+        update(NodeRow)
+        .where(
+            NodeRow.cluster == row.cluster,
+            NodeRow.host == row.host,
+            NodeRow.address == row.address,
+        )
+        .values(cordoned=cordoned)
+        .execution_options(synchronize_session=False)
+    )
     session.refresh(row)
     append_event(
         session,

@@ -63,13 +63,14 @@ def add_key(
     sha256: str,
     prefix: str,
     project: str | None = None,
+    cluster: str | None = None,
     expires_at: datetime | None = None,
     actor: str = "",
 ) -> KeyRow:
     """Store a new key by its digest, with the event that tells of it."""
     row = KeyRow(
         id=new_id("key"), name=name, access=access, sha256=sha256, prefix=prefix,
-        project=project, expires_at=expires_at,
+        project=project, cluster=cluster, expires_at=expires_at,
     )  # fmt: skip
     session.add(row)
     session.flush()

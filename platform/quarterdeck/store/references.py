@@ -6,7 +6,7 @@ can never come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,12 @@ from quarterdeck.lifecycle.dependencies import judge_dependency
 from quarterdeck.specs.graph import After
 from quarterdeck.specs.protocol import ResolvedAsset
 from quarterdeck.specs.references import Reference, parse_reference
-from quarterdeck.store.tables import AssetAliasRow, AssetVersionRow, JobEdgeRow, JobRow
+from quarterdeck.store.tables import (
+    AssetAliasRow,
+    AssetVersionRow,
+    JobEdgeRow,
+    JobRow,
+)
 
 FIELDS = {"dataset": "dataset", "datasets": "dataset", "tokenizer": "tokenizer", "model": "model"}
 """The spec's fields that refer to versions, and the kind of asset that each takes."""
@@ -118,6 +123,16 @@ def resolve_spec(session: Session, project: str, spec: Mapping[str, Any]) -> Res
     if not answer.ready:
         return answer
     return _resolve_fields(session, project, spec, bound, answer)
+
+
+def secrets_missing(project: str, names: Iterable[str], present: Iterable[str]) -> str:
+    """What to say of the secrets among `names` that the project does not have; empty: all are."""
+    missing = sorted(set(names) - set(present))
+    return "; ".join(
+        f"secret {name} does not exist in project {project}: set it again with "
+        f"quarterdeck secrets set {name}"
+        for name in missing
+    )
 
 
 def _await(answer: Resolution, name: str, needed: JobRow | None, condition: str) -> None:

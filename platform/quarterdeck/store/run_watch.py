@@ -93,6 +93,7 @@ def watched(
             kind=run.kind,
             phase=run.phase,
             claimed=run.claimed_by is not None,
+            refused=run.refused,
             reported_phase=run.reported_phase,
             failure=run.failure,
             sighted=run.sighted,

@@ -10,7 +10,7 @@ from quarterdeck.store.tables_access import (
     SecretRow,
     SettingRow,
 )
-from quarterdeck.store.tables_fleet import ClusterRow, NodeFaultRow, NodeRow
+from quarterdeck.store.tables_fleet import ClusterRow, NodeFaultRow, NodeRow, OrphanRow
 from quarterdeck.store.tables_record import (
     AssetAliasRow,
     AssetInputRow,
@@ -37,6 +37,7 @@ __all__ = [
     "LogChunkRow",
     "NodeFaultRow",
     "NodeRow",
+    "OrphanRow",
     "ProjectRow",
     "RevisionRow",
     "RunRow",

@@ -35,6 +35,8 @@ class KeyRow(Base):
     project: Mapped[str | None] = mapped_column(ForeignKey("projects.name"))
     run_id: Mapped[str | None] = mapped_column(index=True)
     epoch: Mapped[int | None]
+    cluster: Mapped[str | None]
+    """An agent's key may be bound to one cluster; None: it reaches every cluster."""
     created_at: Mapped[datetime] = mapped_column(default=database_now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

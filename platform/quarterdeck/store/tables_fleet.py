@@ -31,7 +31,27 @@ class ClusterRow(Base):
     heard_since: Mapped[datetime | None]
     """Since when beats have come without a long gap. Silence of a run counts only while somebody
     was heard all that time: after an outage of the control plane itself nobody is silent."""
+    generation: Mapped[int] = mapped_column(default=0)
+    """The newest under which the agent has told every supervisor that lives here."""
     created_at: Mapped[datetime] = mapped_column(default=database_now())
+
+
+class OrphanRow(Base):
+    """A supervisor that lives on a cluster and that no row of `runs` tells of, as the agent last
+    reported it. Only a restored backup makes them; controllers adopt those whose owner is known."""
+
+    __tablename__ = "orphans"
+
+    run_id: Mapped[str] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    cluster: Mapped[str] = mapped_column(ForeignKey("clusters.name"), index=True)
+    agent_id: Mapped[str]
+    description: Mapped[dict[str, Any] | None]
+    """What the supervisor says of itself (protocol.SupervisorReport); None: it does not answer."""
+    detail: Mapped[str] = mapped_column(default="")
+    """Why it was not adopted."""
+    first_seen_at: Mapped[datetime] = mapped_column(default=database_now())
+    last_seen_at: Mapped[datetime] = mapped_column(default=database_now())
 
 
 class NodeRow(Base):

@@ -157,6 +157,8 @@ class RunRow(Leased, Base):
     project: Mapped[str]
     kind: Mapped[str]
     epoch: Mapped[int]
+    generation: Mapped[int] = mapped_column(default=0)
+    """The installation's when the run was created: a restore of a backup raises it."""
     attempt: Mapped[int] = mapped_column(default=1)
     revision: Mapped[int | None]
     cluster: Mapped[str]
@@ -193,6 +195,8 @@ class RunRow(Leased, Base):
     """alive, dead or unknown."""
     sighted_at: Mapped[datetime | None]
     sighted_detail: Mapped[str] = mapped_column(default="")
+    refused: Mapped[dict[str, Any] | None]
+    """{reason, message}: why the api could not write the order when the agent came to claim."""
     # what the controller wants
     order: Mapped[str] = mapped_column(default="continue")
     """continue, checkpoint_and_stop, stop or die: the beat's reply."""

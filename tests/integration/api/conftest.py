@@ -23,10 +23,11 @@ MASTER_KEY = base64.urlsafe_b64encode(b"m" * 32).decode()
 
 def settings_for(database: Database, **changes: Any) -> ApiSettings:
     """Settings of a test's api."""
-    return ApiSettings(
-        database=database, artifacts_uri="file:///artifacts", api_url="http://api.test",
-        master_key=MASTER_KEY, **changes,
-    )  # fmt: skip
+    usual: dict[str, Any] = {
+        "artifacts_uri": "file:///artifacts", "api_url": "http://api.test",
+        "master_key": MASTER_KEY,
+    }  # fmt: skip
+    return ApiSettings(database=database, **{**usual, **changes})
 
 
 @dataclass

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from quarterdeck.specs.protocol import AgentBeat, Claim, NodeReport, RunSighting
 from quarterdeck.store.agents import claim, record_agent_beat, work_for
 from quarterdeck.store.errors import AgentSuperseded, AlreadyClaimed, NotFound, StaleEpoch
+from quarterdeck.store.fleet_queries import cordon_node
 from quarterdeck.store.ids import new_id, next_ordinal
 from quarterdeck.store.sessions import Database
 from quarterdeck.store.settings import raise_generation
@@ -166,3 +167,37 @@ def test_a_claim_is_refused_in_its_own_words(database: Database) -> None:
         assert session.get_one(RunRow, superseded).claimed_by is None
         keys = session.scalars(select(KeyRow)).all()
     assert [(key.run_id, key.epoch, key.access) for key in keys] == [(run_id, 1, "run")]
+
+
+def cordoned(database: Database) -> dict[str, bool]:
+    with database.read() as session:
+        return {row.id: row.cordoned for row in session.scalars(select(NodeRow))}
+
+
+def close(database: Database, node_id: str, value: bool = True) -> None:
+    with database.write() as session:
+        cordon_node(session, session.get_one(NodeRow, node_id), value, actor="me")
+
+
+def test_a_cordon_outlives_the_raylet(database: Database) -> None:
+    def at(node_id: str, address: str, host: str = "h") -> NodeReport:
+        return NodeReport(node_id=node_id, host=host, address=address, slots=4)
+
+    two = at("n2", "127.0.0.3")
+    send(database, beat(nodes=[at("n1", "127.0.0.2"), two]))
+    close(database, "n1")
+    send(database, beat(nodes=[at("n1-again", "127.0.0.2"), two]))
+    assert cordoned(database) == {"n1": True, "n1-again": True, "n2": False}
+    close(database, "n1", value=False)  # an old row is another way to name the machine
+    send(database, beat(nodes=[at("n1-third", "127.0.0.2"), two]))
+    assert cordoned(database)["n1-again"] is cordoned(database)["n1-third"] is False
+    # A neighbour that joins on the same host is another machine.
+    close(database, "n2")
+    send(database, beat(nodes=[at("n1-third", "127.0.0.2"), two, at("n3", "127.0.0.4")]))
+    assert cordoned(database)["n3"] is False
+    # A host that is alone and comes back with another address is the same machine.
+    send(database, beat(nodes=[at("x1", "10.0.0.1", "x")]))
+    close(database, "x1")
+    send(database, beat(nodes=[]))
+    send(database, beat(nodes=[at("x2", "10.0.0.9", "x"), at("y", "10.0.0.1", "y")]))
+    assert cordoned(database)["x2"] is True and cordoned(database)["y"] is False

@@ -43,6 +43,8 @@ class KeyRequest(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,99}$")]
     access: r.Access
     project: Name | None = None
+    cluster: Name | None = None
+    """Only for access `agent`: the one cluster that the key reaches; None: all."""
     expires_in: Annotated[Seconds, Field(gt=0, le=YEARS_10)] | None = None
 
 
@@ -84,6 +86,9 @@ def create_key(body: KeyRequest, state: State, caller: Admin, creation: Creating
         caller.check_project(project)
     if body.access == "agent":
         caller.check_everywhere()
+    elif body.cluster is not None:
+        message = f"cluster: only a key of access agent is bound to a cluster, not {body.access}"
+        raise ProblemError("invalid_document", message)
     settings = state.settings
     lifetime = timedelta(seconds=body.expires_in) if body.expires_in is not None else None
 
@@ -93,8 +98,8 @@ def create_key(body: KeyRequest, state: State, caller: Admin, creation: Creating
         fresh = new_credential(settings.random_bytes)
         row = key_queries.add_key(
             session, name=body.name, access=body.access, sha256=fresh.sha256, prefix=fresh.prefix,
-            project=project, expires_at=settings.clock() + lifetime if lifetime else None,
-            actor=caller.actor,
+            project=project, cluster=body.cluster, actor=caller.actor,
+            expires_at=settings.clock() + lifetime if lifetime else None,
         )  # fmt: skip
         session.refresh(row)
         return r.NewKey(**key_view(row).model_dump(), key=fresh.text)

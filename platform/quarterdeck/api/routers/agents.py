@@ -34,6 +34,7 @@ RECHECK_S = 1.0
 )
 def agent_beat(cluster: NamePath, beat: AgentBeat, state: State, caller: Agent) -> Any:
     """Store what an agent sees; answer with what there is to do."""
+    caller.check_cluster(cluster)
     sealed = state.vault.seal(beat.ray_token) if beat.ray_token else None
     with state.database.write() as session:
         agents.record_agent_beat(session, cluster, beat, encrypted_token=sealed)
@@ -48,6 +49,8 @@ def agent_beat(cluster: NamePath, beat: AgentBeat, state: State, caller: Agent) 
 async def agent_work(cluster: NamePath, state: State, caller: Agent, wait: Wait = 0) -> Any:
     """What there is to do on a cluster; waits until there is something to start or to kill."""
 
+    caller.check_cluster(cluster)
+
     def look() -> AgentWork:
         with state.database.read() as session:
             return agents.work_for(session, cluster)
@@ -60,12 +63,12 @@ async def agent_work(cluster: NamePath, state: State, caller: Agent, wait: Wait 
     response_model=RunOrder,
     responses=documented(
         "key_unknown", "access_denied", "not_found", "already_claimed", "stale_epoch",
-        "superseded_agent",
+        "superseded_agent", "secret_missing", "wrong_master_key",
     ),
 )  # fmt: skip
 def claim(id: Identity, body: Claim, state: State, caller: Agent) -> Any:
     """Take a run, once per epoch. The answer holds credentials."""
-    return claim_run(state, id, body)
+    return claim_run(state, id, body, cluster=caller.key.cluster)
 
 
 @router.post(

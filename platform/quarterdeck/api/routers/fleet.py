@@ -56,6 +56,7 @@ def get_cluster(id: Identity, state: State, caller: Viewer) -> Any:
 @router.post("/clusters/{name}/join", response_model=r.JoinTicket, responses=_READ)
 def join_cluster(name: NamePath, state: State, caller: Agent) -> Any:
     """Address and token of a cluster's Ray head, for a machine that joins it."""
+    caller.check_cluster(name)
     with state.database.read() as session:
         row = fleet_queries.get_cluster(session, name)
     if not row.address or row.ray_token is None:
