@@ -7,7 +7,7 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quarterdeck.store import fleet_queries, job_queries, service_queries
+from quarterdeck.store import fleet_queries, goodput, job_queries, service_queries
 from quarterdeck.store.sessions import Database
 
 PREFIX = "/api/v1"
@@ -43,12 +43,19 @@ class Monitoring:
             registry=self.registry,
         )  # fmt: skip
 
+        self.rank_seconds = Gauge(
+            "quarterdeck_rank_seconds",
+            "Rank-seconds of all runs on record, each in one account; their sum is what was held.",
+            ["cluster", "account"], registry=self.registry,
+        )  # fmt: skip
+
     def render(self, database: Database, streams: int) -> bytes:
         """The text that Prometheus scrapes."""
         with database.read() as session:
             jobs = job_queries.count_by_phase(session)
             services = service_queries.count_by_phase(session)
             clusters = fleet_queries.capacity_by_cluster(session)
+            accounts = goodput.accounts_by_cluster(session)
         self.streams.set(streams)
         for gauge, counts in ((self.jobs, jobs), (self.services, services)):
             gauge.clear()
@@ -58,6 +65,10 @@ class Monitoring:
         for cluster, capacity in clusters.items():
             self.slots.labels(cluster, "free").set(capacity.free)
             self.slots.labels(cluster, "all").set(capacity.slots)
+        self.rank_seconds.clear()
+        for cluster, seconds in accounts.items():
+            for account, value in seconds.model_dump().items():
+                self.rank_seconds.labels(cluster, account).set(value)
         return generate_latest(self.registry)
 
 

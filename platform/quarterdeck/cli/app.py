@@ -15,6 +15,7 @@ from quarterdeck.cli import (
     documents,
     fleet,
     follow,
+    goodput,
     inspect,
     jobs,
     models,
@@ -64,6 +65,7 @@ def make_app() -> typer.Typer:
         LOOK: (
             jobs.jobs, services.services, inspect.describe, inspect.why, follow.logs, follow.watch,
             follow.wait, follow.events, jobs.checkpoints, models.tokenizers, fleet.clusters,
+            goodput.goodput,
         ),
         OPERATE: (access.login, doctor.doctor),
     }  # fmt: skip

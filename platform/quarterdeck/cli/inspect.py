@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from quarterdeck.cli.fleet import describe_node
 from quarterdeck.cli.follow import Subject, event_line, progress
+from quarterdeck.cli.goodput import incidents_table
 from quarterdeck.cli.names import job_or_service
 from quarterdeck.cli.output import Column, age, duration, show_one, size, table, yaml_text
 from quarterdeck.cli.session import Output, Project, connect
@@ -75,6 +76,8 @@ def _job(client: Client, job: Job) -> None:
     ]
     if found := client.jobs.runs(job.id):
         _section("attempts", table(found, runs))
+    if costs := client.jobs.goodput(job.id).incidents:
+        _section("incidents, in rank time", incidents_table(costs))
     if kept := client.jobs.checkpoints(job.id):
         lines = [f"step {one.step}  {size(one.size)}  {one.state}" for one in kept]
         _section("checkpoints", "\n".join(lines))

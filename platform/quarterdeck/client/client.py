@@ -23,6 +23,7 @@ from quarterdeck.specs.resources import (
     ApplyRequest,
     ApplyResult,
     Event,
+    FleetGoodput,
     Job,
     JobPhase,
     Key,
@@ -207,6 +208,11 @@ class Client:
     def events(self, *, limit: int | None = None) -> list[Event]:
         """Events of the project, oldest first."""
         return collect(self.transport, Event, f"{API}/events", limit, project=self.project)
+
+    def goodput(self, *, since: str | None = None, cluster: str | None = None) -> FleetGoodput:
+        """Where the rank-seconds of the project's jobs went; `since` is a moment or an age."""
+        params: Params = {"project": self.project, "since": since, "cluster": cluster}
+        return self.transport.get(FleetGoodput, f"{API}/goodput", params=params)
 
     def follow_events(
         self,

@@ -12,6 +12,7 @@ from quarterdeck.specs.resources import (
     Checkpoint,
     Event,
     Job,
+    JobGoodput,
     JobPhase,
     LogLine,
     MetricPoint,
@@ -122,6 +123,10 @@ class Jobs:
     def why(self, job: str) -> Why:
         """Why it is in the state it is in."""
         return self._transport.get(Why, self._path(job, "why"), params=self._scope)
+
+    def goodput(self, job: str) -> JobGoodput:
+        """Where its rank-seconds went, and what each incident cost."""
+        return self._transport.get(JobGoodput, self._path(job, "goodput"), params=self._scope)
 
     @property
     def _scope(self) -> dict[str, str]:

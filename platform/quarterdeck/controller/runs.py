@@ -17,11 +17,12 @@ from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.ids import new_id
 from quarterdeck.store.run_watch import (
     Watched,
+    account,
     apply_run,
     changes,
     claim_runs,
     free_quarantined,
-    keep_progress,
+    fruitless_attempts,
     note_job,
     run_as_read,
     watched,
@@ -77,6 +78,8 @@ class Runs:
                 run = run_as_read(session, item.run, lease_id, unless_heard=decision.unless_heard)
                 if not decision.empty:
                     apply_run(session, run, decision, lease_id)
+                if run.phase in ENDED:
+                    account(session, run)
                 if item.job is not None:
                     job = session.get(JobRow, item.job.id)
                     if job is not None and job.epoch == run.epoch:
@@ -127,7 +130,7 @@ def _after_end(session: Any, job: JobRow, run: RunRow) -> None:
     if run.phase == "succeeded":
         move_job(session, job, JobEvent.SUCCEEDED, values={"failure": None})
         return
-    fruitless = keep_progress(session, run)
+    fruitless = fruitless_attempts(session, run)
     if run.stopping_for == "max_duration":
         limit = run.spec.get("max_duration")
         move_job(

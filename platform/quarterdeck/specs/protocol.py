@@ -259,6 +259,26 @@ class RankState(Message):
     memory: int = 0
 
 
+class RankSeconds(Message):
+    """Rank-seconds held since a run's start, each in exactly one account: their sum is what was
+    held. Seconds of wall time × ranks."""
+
+    productive: float = 0.0
+    """In steps (of a program that tells none: at work)."""
+    checkpoint: float = 0.0
+    """Writing checkpoints and results."""
+    restart: float = 0.0
+    """A later attempt until its first step, and work that an end threw away."""
+    stalled: float = 0.0
+    """Between steps without working on one, and stalls."""
+    starting: float = 0.0
+    """The first attempt until its first step."""
+
+    @property
+    def held(self) -> float:
+        return self.productive + self.checkpoint + self.restart + self.stalled + self.starting
+
+
 class RunBeat(Message):
     """POST /api/v1/runs/{id}/beat with the run's key: idempotent by `seq`."""
 
@@ -276,6 +296,12 @@ class RunBeat(Message):
     """Rank-seconds inside steps since the run's start."""
     held_seconds: float = 0.0
     """Rank-seconds held since the run's start."""
+    accounts: RankSeconds | None = None
+    """Where they went; None from a supervisor that does not know yet."""
+    unsaved_seconds: float = 0.0
+    """Of the productive ones, those after the last checkpoint: a failure throws them away."""
+    lost_seconds: float = 0.0
+    """Of the restart ones, those that this attempt's own end threw away."""
     ranks: list[RankState] = []
     metrics: list[MetricRow] = Field(default=[], max_length=5000)
     logs: list[LogChunk] = Field(default=[], max_length=5000)

@@ -6,7 +6,13 @@ from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 from quarterdeck.specs.base import Message
-from quarterdeck.specs.protocol import CheckpointManifest, Failure, RankPlacement, RankState
+from quarterdeck.specs.protocol import (
+    CheckpointManifest,
+    Failure,
+    RankPlacement,
+    RankSeconds,
+    RankState,
+)
 
 JobPhase = Literal[
     "waiting", "queued", "starting", "running", "stopping", "suspended",
@@ -85,7 +91,14 @@ class Run(Message):
     first_step: int | None = None
     failure: Failure | None = None
     productive_seconds: float = 0
+    checkpoint_seconds: float = 0
+    restart_seconds: float = 0
+    stalled_seconds: float = 0
+    starting_seconds: float = 0
     held_seconds: float = 0
+    """Rank-seconds held: the sum of the five accounts."""
+    lost_seconds: float = 0
+    """Of the restart ones, those that this attempt's own end threw away."""
     claimed_by: str | None = None
     created_at: datetime
     started_at: datetime | None = None
@@ -337,6 +350,48 @@ class Why(Message):
     reason: str
     message: str
     facts: list[str] = []
+
+
+class IncidentCost(Message):
+    """What the end of an attempt that did not finish its job cost, in rank-seconds."""
+
+    epoch: int
+    what: str
+    at: datetime
+    lost: float
+    """Work that no checkpoint had, and what was held until the end was known."""
+    stalled: float = 0
+    """The stall that ended it."""
+    waiting: float
+    """Until the next attempt was placed: its ranks' time, which they did not hold."""
+    restart: float
+    """The next attempt until its first step."""
+    total: float
+
+
+class JobGoodput(Message):
+    """GET /api/v1/jobs/{id}/goodput: a job's rank-seconds, each in one account."""
+
+    job_id: str
+    name: str
+    project: str
+    attempts: int
+    accounts: RankSeconds
+    held_seconds: float
+    goodput: float | None = None
+    """Productive ÷ held."""
+    incidents: list[IncidentCost] = []
+    """Oldest first; in lists left out."""
+
+
+class FleetGoodput(Message):
+    """GET /api/v1/goodput: jobs over all of their attempts in the time asked for, those that held
+    most first (at most a thousand), and the sum of them."""
+
+    accounts: RankSeconds
+    held_seconds: float
+    goodput: float | None = None
+    jobs: list[JobGoodput]
 
 
 class EngineEndpoint(Message):

@@ -22,11 +22,10 @@ from quarterdeck.store.beat_records import (
 )
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import NotFound, StaleEpoch
+from quarterdeck.store.goodput import REPORTED_ENDS, observe_accounts
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.tables import JobRow, RunRow
 from quarterdeck.store.text import clean
-
-_REPORTED_ENDS = frozenset({"succeeded", "failed", "preempted", "cancelled"})
 
 
 def record_beat(session: Session, run_id: str, beat: RunBeat) -> BeatReply:
@@ -63,7 +62,7 @@ def _fence(session: Session, run: RunRow, beat: RunBeat) -> JobRow | None:
         raise StaleEpoch(run.id, beat.epoch, "it was never claimed")
     if run.quarantined or run.phase == "lost":
         raise StaleEpoch(run.id, beat.epoch, "it was given up: " + (run.message or run.reason))
-    if run.phase == "cancelled" and run.reported_phase not in _REPORTED_ENDS:
+    if run.phase == "cancelled" and run.reported_phase not in REPORTED_ENDS:
         raise StaleEpoch(run.id, beat.epoch, "it was cancelled")
     if run.owner_type != "job":
         return None
@@ -98,7 +97,7 @@ def _note_gap(session: Session, run: RunRow, beat: RunBeat) -> None:
 
 
 def _observe(run: RunRow, beat: RunBeat) -> None:
-    if run.reported_phase not in _REPORTED_ENDS:
+    if run.reported_phase not in REPORTED_ENDS:
         run.reported_phase = beat.reported_phase
     run.reported_message = clean(beat.message, 1000)
     run.ranks = [rank.model_dump(mode="json") for rank in beat.ranks] or run.ranks
@@ -106,8 +105,7 @@ def _observe(run: RunRow, beat: RunBeat) -> None:
         run.step = beat.step
         if run.first_step is None:
             run.first_step = min([beat.step, *(row.step for row in beat.metrics)])
-    run.productive_seconds = max(run.productive_seconds, beat.productive_seconds)
-    run.held_seconds = max(run.held_seconds, beat.held_seconds)
+    observe_accounts(run, beat)
     if beat.failure is not None and run.failure is None:
         failure = beat.failure.model_dump(mode="json")
         failure["message"] = clean(failure["message"])

@@ -106,7 +106,7 @@ def sums_of(session: Session, job_ids: Sequence[str]) -> Mapping[str, JobSums]:
             select(
                 RunRow.owner_id,
                 func.count(),
-                func.sum(func.coalesce(RunRow.kept_seconds, RunRow.productive_seconds)),
+                func.sum(RunRow.productive_seconds),
                 func.sum(RunRow.held_seconds),
             )
             .where(RunRow.owner_id.in_(job_ids))

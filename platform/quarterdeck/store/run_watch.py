@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, case, exists, func, or_, select, update
+from sqlalchemy import and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import ColumnElement
 
@@ -22,6 +22,7 @@ from quarterdeck.lifecycle.observe import (
 from quarterdeck.lifecycle.run import ENDED, RunEvent
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
+from quarterdeck.store.goodput import close_books
 from quarterdeck.store.leases import claim_rows, swap
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.tables import (
@@ -266,22 +267,19 @@ def tell_of_run(session: Session, run: RunRow, type: str, message: str) -> None:
     )
 
 
-def keep_progress(session: Session, run: RunRow) -> int:
-    """After an attempt that did not finish: count what is kept of its work, and how many attempts
-    in a row, this one included, registered no checkpoint."""
+def account(session: Session, run: RunRow) -> None:
+    """Close the books of a run that has ended."""
     saved = session.scalar(
         select(func.max(CheckpointRow.step)).where(CheckpointRow.run_id == run.id)
     )
     start = run.resumed_from_step or 0
     done = (run.step or start) - start
     kept = max((saved or start) - start, 0)
-    share = min(kept / done, 1.0) if done > 0 else 0.0
-    session.execute(
-        update(RunRow)
-        .where(RunRow.id == run.id)
-        .values(kept_seconds=run.productive_seconds * share)
-        .execution_options(synchronize_session=False)
-    )
+    close_books(session, run, kept_share=min(kept / done, 1.0) if done > 0 else 0.0)
+
+
+def fruitless_attempts(session: Session, run: RunRow) -> int:
+    """How many attempts in a row, up to this one, registered no checkpoint."""
     newest = session.scalar(
         select(func.max(CheckpointRow.epoch)).where(CheckpointRow.job_id == run.owner_id)
     )

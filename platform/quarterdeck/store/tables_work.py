@@ -182,8 +182,17 @@ class RunRow(Leased, Base):
     first_step: Mapped[int | None]
     productive_seconds: Mapped[float] = mapped_column(default=0.0)
     held_seconds: Mapped[float] = mapped_column(default=0.0)
+    checkpoint_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    restart_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    stalled_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    starting_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    """With productive_seconds the accounts (protocol.RankSeconds): their sum is held_seconds."""
+    unsaved_seconds: Mapped[float | None]
+    """Of the productive ones, those after the last checkpoint; None: its supervisor is too old."""
+    lost_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    """Of the restart ones, those that its own end threw away."""
     kept_seconds: Mapped[float | None]
-    """Of the productive ones, those in steps that a later attempt does not repeat; None: all."""
+    """The productive ones once the attempt's books are closed; None: they are open."""
     failure: Mapped[dict[str, Any] | None]
     log_matches: Mapped[list[Any] | None]
     """What log policies found in its output: protocol.LogMatch, in the order of arrival."""

@@ -108,6 +108,18 @@ def test_what_a_run_says_is_seen_by_people_once(placed: tuple[Platform, dict[str
     admin = platform.admin
     job = admin.get("/jobs/a").json()
     assert job["progress"]["step"] == 2 and job["progress"]["goodput"] == 0.5
+    books = admin.get("/jobs/a/goodput").json()
+    assert books["accounts"] | {"held": books["held_seconds"], "share": books["goodput"]} == {
+        "productive": 5.0, "checkpoint": 0.0, "restart": 0.0, "stalled": 0.0, "starting": 5.0,
+        "held": 10.0, "share": 0.5,
+    }  # fmt: skip
+    assert books["incidents"] == [] and books["attempts"] == 1
+    fleet = admin.get("/goodput", params={"since": "1h"}).json()
+    assert [one["name"] for one in fleet["jobs"]] == ["a"] and fleet["held_seconds"] == 10.0
+    assert admin.get("/goodput", params={"cluster": "elsewhere"}).json()["jobs"] == []
+    assert problem(admin.get("/goodput", params={"since": "long ago"})) == "invalid_parameter"
+    text = platform.http.get("/metrics").text
+    assert 'quarterdeck_rank_seconds{account="starting",cluster="a"} 5.0' in text
     assert job["outputs"] == ["model/m@1"]
     metrics = admin.get("/jobs/a/metrics", params={"after_step": 1, "keys": "loss"}).json()
     assert [(row["step"], row["values"]) for row in metrics["items"]] == [(2, {"loss": 1.0})]

@@ -118,6 +118,9 @@ def test_one_job_is_explained(
     described = cli("describe", "job/hello").out
     assert "running" in described and "ranks: 2" in described and job.run_id in described
     assert json.loads(cli("describe", "job/hello", "-o", "json").out)["id"] == job.id
+    books = cli("goodput", "job/hello")
+    assert books.rows[0][:4] == ["JOB", "ATTEMPTS", "GOODPUT", "HELD"] and books.code == 0
+    assert cli("goodput", "--since", "1h").rows[-1][:2] == ["all", "1"]
     logs = cli("logs", "job/hello").out
     assert logs.startswith("[r0 ") and logs.endswith("] first line\n")
     assert "job/hello" in cli("events", "job/hello").out

@@ -5,7 +5,6 @@ import signal
 import pytest
 
 from quarterdeck_workers.supervisor.failures import RankFailure, exit_failure, first_failure
-from quarterdeck_workers.supervisor.goodput import Goodput
 from quarterdeck_workers.supervisor.watchdog import Progress, odd_one_out, stalled
 
 BOUNDS = {"stall_after": 300.0, "stall_after_first": 600.0}
@@ -92,24 +91,3 @@ def test_blame_of_an_exit(
 
 def test_clean_exit_is_no_failure() -> None:
     assert exit_failure("command", 0, 1.0, code=0, number=None, oom=False, tail="") is None
-
-
-# --- goodput -----------------------------------------------------------------------------------
-
-
-def test_a_step_counts_for_all_ranks_whether_one_or_all_report() -> None:
-    one, all_ranks = Goodput(4), Goodput(4)
-    one.add(1, 2.0)
-    for _ in range(4):
-        all_ranks.add(1, 2.0)
-    assert one.productive_seconds() == all_ranks.productive_seconds() == 8.0
-
-
-def test_steps_after_the_last_checkpoint_are_lost_with_the_run() -> None:
-    goodput = Goodput(2)
-    for step in range(1, 11):
-        goodput.add(step, 1.0)
-    goodput.checkpoint(8)
-    goodput.add(3, 1.0)  # a straggler's word on a settled step
-    assert goodput.productive_seconds() == 20.0
-    assert goodput.productive_seconds(lost=True) == 16.0

@@ -83,7 +83,10 @@ class Supervisor:
     async def _carry(self, order: RunOrder) -> None:
         self._run = order
         self._spool = Spool()
-        self._ledger = Ledger(order.kind, order.placements, self._spool, time.monotonic())
+        self._ledger = Ledger(
+            order.kind, order.placements, self._spool, time.monotonic(),
+            resumed=order.owner_type == "job" and order.attempt > 1,
+        )  # fmt: skip
         self._gang = Gang(order)
         client = client_for(order.api_url, order.run_key)
         self._beats = Beats(client, order.run_id, self._spool, self._status, self._on_reply)
@@ -194,6 +197,7 @@ class Supervisor:
         )  # fmt: skip
         if why is None:
             return
+        self._ledger.goodput.stall(now)
         self._stacks = await self._gang.stacks()
         rank = odd_one_out(self._stacks)
         which = "" if rank is None else f"; rank {rank} hangs while the others wait for it"
@@ -219,9 +223,7 @@ class Supervisor:
         now = time.monotonic()
         # The end is told with the last lines: who follows the log stops reading at the end.
         end = None if self._spool.backlog else self._phase
-        status = self._ledger.status(
-            end or self._ledger.phase(now), now, lost=self._phase == "failed"
-        )
+        status = self._ledger.status(end or self._ledger.phase(now), now)
         status["epoch"] = self._run.epoch
         if end is not None and self._failure is not None:
             status["failure"] = self._failure.report(self._stacks)
@@ -236,6 +238,7 @@ class Supervisor:
         if not self._die:
             self._failure = first_failure(ledger.failures)
             self._phase = self._end()
+            ledger.close(self._phase)
             ledger.message = self._failure.message if self._failure else self._phase
         # An answer that is on its way may hold the acknowledgement: let the send finish.
         beating.cancel()

@@ -61,6 +61,8 @@ class Ledger:
     placements: Sequence[RankPlacement]
     spool: Spool
     started: float
+    resumed: bool = False
+    """An attempt after the first."""
     ranks: dict[int, RankRecord] = field(init=False)
     goodput: Goodput = field(init=False)
     failures: list[RankFailure] = field(default_factory=list)
@@ -81,7 +83,7 @@ class Ledger:
 
     def __post_init__(self) -> None:
         self.ranks = {place.rank: RankRecord(place) for place in self.placements}
-        self.goodput = Goodput(len(self.placements))
+        self.goodput = Goodput(len(self.placements), self.started, resumed=self.resumed)
 
     # --- hearing ---------------------------------------------------------------------------
 
@@ -95,6 +97,7 @@ class Ledger:
         rank.pid, rank.phase = int(message["pid"]), "running"
         if self.kind == "command" and all(each.pid for each in self.ranks.values()):
             self.running, self.message, self.urgent = True, "running", True
+            self.goodput.working(now)
 
     def _on_phase(self, rank: RankRecord, message: dict[str, Any], now: float) -> None:
         self._sign(now)
@@ -102,6 +105,7 @@ class Ledger:
             self.message = str(message.get("message", ""))
         if message.get("running") and not self.running:
             self.running = self.urgent = True
+            self.goodput.working(now)
 
     def _on_heartbeat(self, rank: RankRecord, message: dict[str, Any], now: float) -> None:
         self._sign(now)
@@ -120,7 +124,9 @@ class Ledger:
             self.eta_seconds = float(message["eta_seconds"])
         total = f" of {self.steps_total}" if self.steps_total else ""
         self.message = f"step {self.step}{total}"
-        self.goodput.add(step, float(message.get("seconds") or 0.0))
+        seconds = float(message.get("seconds") or 0.0)
+        at = float(message["at"])
+        self.goodput.step(rank.placement.rank, step, seconds, at=at, now=now)
         if metrics := message.get("metrics"):
             values = {str(name): float(value) for name, value in metrics.items()}
             self.spool.add_metrics(MetricRow(step=step, values=values, at=_time(message)))
@@ -128,7 +134,10 @@ class Ledger:
     def _on_checkpoint(self, rank: RankRecord, message: dict[str, Any], now: float) -> None:
         self._sign(now)
         manifest = CheckpointManifest.model_validate(message["manifest"])
-        self.goodput.checkpoint(manifest.step)
+        self.goodput.checkpoint(
+            rank.placement.rank, manifest.save_seconds, at=float(message["at"]), now=now,
+            kept=manifest.step,
+        )  # fmt: skip
         self.spool.add_checkpoint(manifest)
         self.urgent = True
 
@@ -144,6 +153,10 @@ class Ledger:
     def _on_event(self, rank: RankRecord, message: dict[str, Any], now: float) -> None:
         data = dict(message.get("data") or {})
         data.setdefault("rank", rank.placement.rank)
+        if message["event"] == "checkpoint_failed":
+            seconds = float(data.get("seconds") or 0.0)
+            number, at = rank.placement.rank, float(message["at"])
+            self.goodput.checkpoint(number, seconds, at=at, now=now)
         self.event(str(message["event"]), str(message["message"]), _time(message), **data)
 
     def _on_endpoint(self, rank: RankRecord, message: dict[str, Any], now: float) -> None:
@@ -154,6 +167,7 @@ class Ledger:
         )
         self.endpoint_at = now
         self.running = True
+        self.goodput.working(now)
         self.urgent = self.urgent or fresh
 
     def _on_failure(self, rank: RankRecord, message: dict[str, Any], now: float) -> None:
@@ -246,17 +260,28 @@ class Ledger:
         fresh = now - self.endpoint_at <= ENDPOINT_FRESH_SECONDS
         return "ready" if fresh else "unhealthy"
 
-    def status(self, phase: RunPhase, now: float, *, lost: bool = False) -> dict[str, Any]:
+    def close(self, phase: RunPhase) -> None:
+        """The run ended as `phase`: what no checkpoint has is kept only by a success, and what a
+        replica answered."""
+        if self.released is not None:
+            kept = phase == "succeeded" or self.kind == "service"
+            self.goodput.end(self.released, kept=kept)
+
+    def status(self, phase: RunPhase, now: float) -> dict[str, Any]:
         """The fields of a beat that tell the present state."""
-        held = (self.released if self.released is not None else now) - self.started
+        moment = self.released if self.released is not None else now
+        accounts = self.goodput.accounts(moment)
         return {
             "reported_phase": phase,
             "message": self.message,
             "step": self.step,
             "steps_total": self.steps_total,
             "eta_seconds": self.eta_seconds,
-            "productive_seconds": self.goodput.productive_seconds(lost=lost),
-            "held_seconds": held * len(self.ranks),
+            "productive_seconds": accounts.productive,
+            "held_seconds": accounts.held,
+            "accounts": accounts,
+            "unsaved_seconds": self.goodput.unsaved_seconds(moment),
+            "lost_seconds": self.goodput.lost_seconds,
             "ranks": [self.ranks[rank].state() for rank in sorted(self.ranks)],
             "endpoint": self.endpoint,
         }

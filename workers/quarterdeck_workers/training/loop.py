@@ -37,6 +37,8 @@ class Loop:
         self.loss: float | None = None
         self.saved: CheckpointManifest | None = None
         self._first_sample = 0
+        self._told = time.perf_counter()
+        """When the last step or save was over: the next step's time counts from here."""
         self._memory: dict[str, float] = {}
         resume = session.context.order.resume
         if resume is not None:
@@ -63,6 +65,7 @@ class Loop:
         """Train to the end; answers the last checkpoint, or None when asked to stop before."""
         session = self.session
         session.context.phase("training", running=True)
+        self._told = time.perf_counter()
         for step in range(self.done + 1, session.recipe.steps + 1):
             agreement = self._step(step)
             last = step == session.recipe.steps
@@ -143,8 +146,9 @@ class Loop:
             print(f"step {step}/{recipe.steps} loss {losses['loss']:.4f} lr {rate:.3g} "
                   f"grad norm {norm:.3f} {metrics['tokens_per_second']:.0f} tokens/s",
                   flush=True)  # fmt: skip
+        began, self._told = self._told, time.perf_counter()
         session.context.step(
-            step, metrics, steps_total=recipe.steps, seconds=seconds,
+            step, metrics, steps_total=recipe.steps, seconds=self._told - began,
             eta_seconds=self.clock.eta(recipe.samples_left(step)),
         )  # fmt: skip
 
@@ -160,10 +164,12 @@ class Loop:
             seconds = time.monotonic() - started if self.session.layout.ranks == 1 else 0.0
             if context.rank == 0:
                 context.event(
-                    "checkpoint_failed", str(error), step=self.done, disk_full=error.disk_full
-                )
+                    "checkpoint_failed", str(error), step=self.done, disk_full=error.disk_full,
+                    seconds=time.monotonic() - started,
+                )  # fmt: skip
                 print(error, flush=True)
         self.plan.saved(self.done, save_seconds=seconds, step_seconds=self.clock.mean)
+        self._told = time.perf_counter()
 
     def _save(self) -> CheckpointManifest:
         """Write the state after step `done`. Raises SaveFailed on all ranks alike."""
