@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quarterdeck.api.needs import MAKERS, Need, needs_of
+from quarterdeck.api.needs import Need, needs_of
 from quarterdeck.api.problems import ProblemError
+from quarterdeck.specs.graph import made_by
 from quarterdeck.specs.kinds import AnyJob, ServiceSpec
 from quarterdeck.specs.resources import FieldProblem
 from quarterdeck.specs.suggestions import DocumentError, parse_document
@@ -88,7 +89,8 @@ def document_of(parsed: AnyJob | ServiceSpec, path: str = "") -> Document:
 
 def makes(document: Document, need: Need) -> bool:
     """Whether the document is a job whose output is what `need` asks for."""
-    return need.asset is None or document.parsed.kind in MAKERS[need.asset]
+    made = made_by(document.parsed.kind, document.spec)
+    return not need.assets or not made.isdisjoint(need.assets)
 
 
 def _doubles(documents: Sequence[Document]) -> list[FieldProblem]:

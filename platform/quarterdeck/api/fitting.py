@@ -221,7 +221,7 @@ def vocabulary_of(document: Document, others: Iterable[Document]) -> int | None:
     wanted = {
         need.reference.job or need.reference.name
         for need in document.needs
-        if need.asset == "tokenizer"
+        if need.assets == ("tokenizer",)
     }
     for other in others:
         if isinstance(other.parsed, TokenizerSpec) and other.parsed.name in wanted:

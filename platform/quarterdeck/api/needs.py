@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-from quarterdeck.specs.graph import Condition
+from quarterdeck.specs.graph import ASSETS, Asset, Condition
 from quarterdeck.specs.kinds import (
     AnyJob,
+    CommandSpec,
     DataSpec,
     EvaluateSpec,
     PretrainSpec,
@@ -17,23 +17,16 @@ from quarterdeck.specs.kinds import (
 )
 from quarterdeck.specs.references import Reference, parse_reference
 
-Asset = Literal["model", "dataset", "tokenizer"]
-MAKERS: dict[Asset, tuple[str, ...]] = {
-    "dataset": ("dataset", "data"),
-    "tokenizer": ("tokenizer",),
-    "model": ("pretrain",),
-}
-"""Kinds of job whose output is such an asset."""
-
 
 @dataclass(frozen=True)
 class Need:
-    """One reference of a document. `asset` None: only the success of a job is needed."""
+    """One reference of a document. `assets`: what it may refer to; empty: only the end of a job
+    is needed."""
 
     field: str
     path: str
     reference: Reference
-    asset: Asset | None
+    assets: tuple[Asset, ...]
     condition: Condition = "success"
     """How the job must end, where one is named."""
 
@@ -49,11 +42,15 @@ def needs_of(document: AnyJob | ServiceSpec) -> Iterator[Need]:
     if isinstance(document, (DataSpec, PretrainSpec, EvaluateSpec)):
         for place, dataset in enumerate(document.datasets):
             yield _need("datasets", f"datasets[{place}]", dataset.name, "dataset")
+    if isinstance(document, CommandSpec):
+        for name, read in document.inputs.items():
+            path, assets = f"inputs.{name}", (read.kind,) if read.kind else ASSETS
+            yield Need(path, path, parse_reference(read.reference), assets)
     if not isinstance(document, ServiceSpec):
         for place, after in enumerate(document.after):
             reference = Reference(job=after.job)
-            yield Need("after", f"after[{place}]", reference, None, after.on)
+            yield Need("after", f"after[{place}]", reference, (), after.on)
 
 
 def _need(field: str, path: str, text: str, asset: Asset) -> Need:
-    return Need(field, path, parse_reference(text), asset)
+    return Need(field, path, parse_reference(text), (asset,))

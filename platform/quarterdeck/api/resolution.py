@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from quarterdeck.api.documents import Document, makes
-from quarterdeck.api.needs import MAKERS, Asset, Need
-from quarterdeck.specs.graph import Condition
+from quarterdeck.api.needs import Need
+from quarterdeck.specs.graph import MAKERS, Asset, Condition, made_by
 from quarterdeck.specs.kinds import ServiceSpec
 from quarterdeck.specs.resources import FieldProblem
 from quarterdeck.specs.suggestions import did_you_mean
@@ -70,36 +70,50 @@ class Resolver:
     def _need(self, document: Document, need: Need, found: Resolved) -> None:
         if need.reference.job is not None:
             self._job(document, need, need.reference.job, found)
-        elif need.asset is not None and need.reference.name is not None:
-            self._version(document, need, need.asset, need.reference.name, found)
+        elif need.reference.name is not None:
+            self._version(document, need, need.reference.name, found)
 
     def _job(self, document: Document, need: Need, name: str, found: Resolved) -> None:
         place = (document.parsed.project, name)
         other = self._documents.get(place)
         row = job_queries.newest_job(self._session, name, document.parsed.project)
         kind = other.parsed.kind if other else row.kind if row else None
+        spec = other.spec if other else row.spec if row else {}
         if kind is None:
             known = job_queries.job_names(self._session, document.parsed.project)
             names = [*known, *(name for _, name in self._documents)]
             message = f"job {name!r} does not exist: {did_you_mean(name, names)}"
             found.errors.append(document.problem(need.path, message))
-        elif need.asset is not None and kind not in MAKERS[need.asset]:
-            message = (
-                f"job/{name} is a {kind} job, which makes no {need.asset}: "
-                f"name a {' or '.join(MAKERS[need.asset])} job"
-            )
-            found.errors.append(document.problem(need.path, message))
-        elif place not in self._submitted and row and (why := _never(row, need.condition)):
+        elif why := self._unfit(need, place, row, kind, made_by(kind, spec)):
             found.errors.append(document.problem(need.path, why))
         else:
             identity = self._submitted.get(place, row.id if row else None)
             self._edge(document, need, name, identity, found)
 
-    def _version(
-        self, document: Document, need: Need, asset: Asset, name: str, found: Resolved
-    ) -> None:
+    def _unfit(
+        self,
+        need: Need,
+        place: tuple[str, str],
+        row: JobRow | None,
+        kind: str,
+        made: Collection[Asset],
+    ) -> str:
+        """Why the job is not one to wait for; empty when it is."""
+        if need.assets and (why := _wrong_maker(place[1], kind, made, need)):
+            return why
+        older = row is not None and place not in self._submitted
+        return _never(row, need.condition) if row is not None and older else ""
+
+    def _version(self, document: Document, need: Need, name: str, found: Resolved) -> None:
         project, version = document.parsed.project, need.reference.version
-        if asset_queries.find_version(self._session, asset, name, project, version):
+        known = [
+            asset
+            for asset in need.assets
+            if asset_queries.find_version(self._session, asset, name, project, version)
+        ]
+        if len(known) > 1:
+            found.errors.append(document.problem(need.path, _ambiguous(name, known)))
+        if known:
             return
         if version is None:
             other = self._documents.get((project, name))
@@ -107,17 +121,23 @@ class Resolver:
                 self._edge(document, need, name, self._submitted.get((project, name)), found)
                 return
             row = job_queries.newest_job(self._session, name, project)
-            if row is not None and row.kind in MAKERS[asset] and not _gave_up(row):
+            made = made_by(row.kind, row.spec) if row is not None else frozenset()
+            if row is not None and not made.isdisjoint(need.assets) and not _gave_up(row):
                 self._edge(document, need, name, row.id, found)
                 return
-        found.errors.append(document.problem(need.path, self._missing(asset, name, need, project)))
+        found.errors.append(document.problem(need.path, self._missing(name, need, project)))
 
-    def _missing(self, asset: Asset, name: str, need: Need, project: str) -> str:
-        known = asset_queries.asset_names(self._session, asset, project)
+    def _missing(self, name: str, need: Need, project: str) -> str:
+        known = [
+            known
+            for asset in need.assets
+            for known in asset_queries.asset_names(self._session, asset, project)
+        ]
+        asset = " or ".join(need.assets)
         if need.reference.version is not None and name in known:
             return (
                 f"{asset} {name!r} has no version or alias {need.reference.version!r}: "
-                f"see quarterdeck {asset}s"
+                f"see quarterdeck {need.assets[0]}s"
             )
         return (
             f"{asset} {name!r} does not exist and no live job makes it: {did_you_mean(name, known)}"
@@ -133,6 +153,25 @@ class Resolver:
         elif {other.condition, need.condition} == {"success", "failure"}:
             message = f"{other.field} needs what job/{name} makes: it cannot wait for its failure"
             found.errors.append(document.problem(need.path, message))
+
+
+def _wrong_maker(name: str, kind: str, made: Collection[Asset], need: Need) -> str:
+    """Why the job's output is not what is needed; empty when it is."""
+    fitting = [asset for asset in need.assets if asset in made]
+    if len(fitting) > 1:
+        return _ambiguous(f"job/{name}", fitting)
+    if fitting:
+        return ""
+    wanted = " or ".join(need.assets)
+    makers = dict.fromkeys(maker for asset in need.assets for maker in MAKERS[asset])
+    return (
+        f"job/{name} is a {kind} job, which makes no {wanted}: name a {' or '.join(makers)} job, "
+        f"or a command job with outputs.{need.assets[0]}"
+    )
+
+
+def _ambiguous(name: str, assets: Sequence[Asset]) -> str:
+    return f"{name} is {' and '.join(assets)}: say which, {{reference: {name}, kind: {assets[0]}}}"
 
 
 def _never(row: JobRow, condition: Condition) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from quarterdeck.specs import resources as r
 from quarterdeck.specs.base import Message
@@ -51,8 +52,18 @@ def job_view(row: JobRow, sums: JobSums) -> r.Job:
 def run_view(row: RunRow) -> r.Run:
     """A run as people see it."""
     return r.Run.model_validate(
-        {**_columns(row, r.Run), "message": row.message or row.reported_message}
+        {
+            **_columns(row, r.Run),
+            "message": row.message or row.reported_message,
+            "reads": sorted({_read(one) for found in row.inputs.values() for one in found}),
+        }
     )
+
+
+def _read(asset: Mapping[str, Any]) -> str:
+    if not asset["version"]:
+        return str(asset["uri"])
+    return f"{asset['kind']}/{asset['name']}@{asset['version']}"
 
 
 def service_view(row: ServiceRow, replicas: Sequence[RunRow]) -> r.Service:

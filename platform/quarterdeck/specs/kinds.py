@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 from quarterdeck.specs.architecture import Architecture
 from quarterdeck.specs.base import Spec
 from quarterdeck.specs.common import Checkpoints, Datasets, JobSpec, Resource, Resources
+from quarterdeck.specs.graph import Inputs, Outputs
 from quarterdeck.specs.presets import load_preset
 from quarterdeck.specs.references import ReferenceText
 from quarterdeck.specs.training import Parallelism, Precision, Training
@@ -127,6 +128,11 @@ class CommandSpec(JobSpec):
     workdir: str | None = None
     restart_safe: bool = False
     checkpoints: Checkpoints | None = None
+    inputs: Inputs = {}
+    """Versions to read, by a name of one's own: `$QUARTERDECK_INPUT_<NAME>`."""
+    outputs: Outputs = {}
+    """Folders of rank 0's working directory that become versions named like the job when it
+    succeeds, by what they are: model, dataset or tokenizer."""
 
     @property
     def rank_count(self) -> int:

@@ -85,6 +85,8 @@ class Run(Message):
     message: str = ""
     reported_phase: str | None = None
     placements: list[RankPlacement] = []
+    reads: list[str] = []
+    """Versions that it was given, as `dataset/NAME@1`; what was named by a URI as that."""
     ranks: list[RankState] = []
     step: int | None = None
     resumed_from_step: int | None = None

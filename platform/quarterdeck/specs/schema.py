@@ -50,7 +50,15 @@ def _one_or_list(parsed: JsonSchemaValue) -> JsonSchemaValue:
     return {"anyOf": [parsed, parsed.get("items", {})]}
 
 
+def _inputs(parsed: JsonSchemaValue) -> JsonSchemaValue:
+    short: JsonSchemaValue = {"type": "string", "description": "a reference"}
+    patterns = parsed.get("patternProperties", {})
+    either = {pattern: {"anyOf": [item, short]} for pattern, item in patterns.items()}
+    return {**parsed, "patternProperties": either, "additionalProperties": False}
+
+
 _WIDER = {
+    "_inputs": _inputs,
     "_after": _one_or_list,
     "_one_after": _text("a job that must succeed first", "^job/"),
     "parse_duration": _text("800ms, 30s, 5m, 12h or 7d", _NUMBER + "(ms|s|m|h|d)$"),

@@ -129,12 +129,13 @@ def _fields(model: type[BaseModel] | None, location: list[str | int]) -> Iterato
     for part in location:
         if isinstance(part, int):
             continue
-        models = [
+        inner = [
             found
             for parent in models
             if part in parent.model_fields
             for found in _models_of(parent.model_fields[part].annotation)
         ]
+        models = inner or models  # a name that people chose stands before the fields
     for found in models:
         yield from found.model_fields
 
@@ -145,7 +146,7 @@ def _models_of(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
         return
     origin = get_origin(annotation)
-    if origin in (Annotated, Union, UnionType, list, tuple):
+    if origin in (Annotated, Union, UnionType, list, tuple, dict):
         for inner in get_args(annotation):
             yield from _models_of(inner)
 

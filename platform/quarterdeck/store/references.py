@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.dependencies import judge_dependency
-from quarterdeck.specs.graph import After
+from quarterdeck.specs.graph import ASSETS, MAKERS, After, Asset, made_by
 from quarterdeck.specs.protocol import ResolvedAsset
 from quarterdeck.specs.references import Reference, parse_reference
 from quarterdeck.store.tables import (
@@ -24,14 +24,18 @@ from quarterdeck.store.tables import (
     JobRow,
 )
 
-FIELDS = {"dataset": "dataset", "datasets": "dataset", "tokenizer": "tokenizer", "model": "model"}
-"""The spec's fields that refer to versions, and the kind of asset that each takes."""
-MAKERS = {
-    "dataset": ("dataset", "data"),
-    "tokenizer": ("tokenizer",),
-    "model": ("pretrain",),
+Kinds = tuple[Asset, ...]
+FIELDS: dict[str, Asset] = {
+    "dataset": "dataset",
+    "datasets": "dataset",
+    "tokenizer": "tokenizer",
+    "model": "model",
 }
-"""Which kinds of job make a version of each kind of asset."""
+"""The spec's fields that refer to versions, and the kind of asset that each takes."""
+
+
+MOST_CANDIDATES = 20
+"""Jobs of one name that are looked at for one that makes what is missing."""
 
 
 @dataclass
@@ -50,15 +54,18 @@ class Resolution:
         return not (self.waiting or self.failed or self.not_needed)
 
 
-def references_in(spec: Mapping[str, Any]) -> list[tuple[str, str, Reference]]:
-    """(field, kind of asset, reference) of each reference to a version."""
-    found: list[tuple[str, str, Reference]] = []
+def references_in(spec: Mapping[str, Any]) -> list[tuple[str, Kinds, Reference]]:
+    """(field, kinds of asset that it may be, reference) of each reference to a version."""
+    found: list[tuple[str, Kinds, Reference]] = []
     for name, kind in FIELDS.items():
         value = spec.get(name)
         if value is None:
             continue
         texts = [item["name"] for item in value] if isinstance(value, (list, tuple)) else [value]
-        found.extend((name, kind, parse_reference(text)) for text in texts)
+        found.extend((name, (kind,), parse_reference(text)) for text in texts)
+    for name, read in (spec.get("inputs") or {}).items():
+        kinds = (read["kind"],) if read.get("kind") else ASSETS
+        found.append((f"inputs.{name}", kinds, parse_reference(read["reference"])))
     return found
 
 
@@ -155,8 +162,8 @@ def _resolve_fields(
     bound: Mapping[str, JobRow | None],
     answer: Resolution,
 ) -> Resolution:
-    for name, kind, reference in references_in(spec):
-        asset = _resolve_one(session, project, kind, reference, bound, answer)
+    for name, kinds, reference in references_in(spec):
+        asset = _resolve_one(session, project, kinds, reference, bound, answer)
         if asset is not None:
             answer.inputs.setdefault(name, []).append(asset.model_dump(mode="json"))
     return answer
@@ -165,37 +172,44 @@ def _resolve_fields(
 def _resolve_one(
     session: Session,
     project: str,
-    kind: str,
+    kinds: Kinds,
     reference: Reference,
     bound: Mapping[str, JobRow | None],
     answer: Resolution,
 ) -> ResolvedAsset | None:
     if reference.uri is not None:
+        # What lies at an address that nobody registered is data, unless the field says otherwise.
+        kind = kinds[0] if len(kinds) == 1 else "dataset"
         return ResolvedAsset.model_validate(
             {"kind": kind, "name": reference.uri, "version": 0, "digest": "",
              "uri": reference.uri, "split": reference.split}
         )  # fmt: skip
     if reference.job is not None:
         maker = bound.get(reference.job)
-        row = _made_by(session, kind, maker.id) if maker else None
+        row = _made_by(session, kinds, maker.id) if maker else None
         if row is None:
-            answer.failed.append(f"job/{reference.job} succeeded but made no {kind}")
+            wanted = " or ".join(kinds)
+            answer.failed.append(f"job/{reference.job} succeeded but made no {wanted}")
             return None
     else:
-        row = _named(session, project, kind, reference)
+        rows = [row for kind in kinds if (row := _named(session, project, kind, reference))]
+        row = rows[0] if rows else None
+        if len(rows) > 1:
+            answer.failed.append(f"{reference.name} is {' and '.join(row.kind for row in rows)}")
+            return None
         if row is None:
-            _missing(session, project, kind, reference, answer)
+            _missing(session, project, kinds, reference, answer)
             return None
     return ResolvedAsset.model_validate(
-        {"kind": kind, "name": row.name, "version": row.version, "digest": row.digest,
+        {"kind": row.kind, "name": row.name, "version": row.version, "digest": row.digest,
          "uri": row.uri, "split": reference.split, "metadata": row.details}
     )  # fmt: skip
 
 
-def _made_by(session: Session, kind: str, job_id: str) -> AssetVersionRow | None:
+def _made_by(session: Session, kinds: Kinds, job_id: str) -> AssetVersionRow | None:
     return session.scalars(
         select(AssetVersionRow)
-        .where(AssetVersionRow.job_id == job_id, AssetVersionRow.kind == kind)
+        .where(AssetVersionRow.job_id == job_id, AssetVersionRow.kind.in_(kinds))
         .order_by(AssetVersionRow.version.desc())
         .limit(1)
     ).first()
@@ -226,23 +240,27 @@ def _named(
 
 
 def _missing(
-    session: Session, project: str, kind: str, reference: Reference, answer: Resolution
+    session: Session, project: str, kinds: Kinds, reference: Reference, answer: Resolution
 ) -> None:
     """Nothing of that name yet: somebody may be making it."""
     text = f"{reference.name}@{reference.version}" if reference.version else str(reference.name)
     maker: JobRow | None = None
     if reference.version is None:
-        maker = session.scalars(
+        makers = {maker for kind in kinds for maker in MAKERS[kind]}
+        candidates = session.scalars(
             select(JobRow)
             .where(
                 JobRow.project == project,
                 JobRow.name == reference.name,
-                JobRow.kind.in_(MAKERS[kind]),
+                JobRow.kind.in_({*makers, "command"}),
             )
             .order_by(JobRow.ordinal.desc(), JobRow.id.desc())
-            .limit(1)
-        ).first()
+            .limit(MOST_CANDIDATES)
+        )
+        making = (row for row in candidates if made_by(row.kind, row.spec) & set(kinds))
+        maker = next(making, None)
     if maker is None or maker.phase == "succeeded":
-        answer.failed.append(f"{kind} {text} does not exist in project {project}")
+        wanted = " or ".join(kinds)
+        answer.failed.append(f"{wanted} {text} does not exist in project {project}")
     else:
         _await(answer, maker.name, maker, "success")

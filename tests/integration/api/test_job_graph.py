@@ -81,3 +81,42 @@ def test_an_end_that_cannot_come_any_more_is_refused(
         for on in ("success", "failure", "any")
     }
     assert {on for on, status in answers.items() if status == 422} == refused
+
+
+def test_a_command_reads_what_a_command_makes_and_waits_for_it(platform: Platform) -> None:
+    maker = command("maker", outputs={"model": "out/m", "dataset": "out/d"})
+    reads = {"model": "job/maker", "texts": {"reference": "job/maker", "kind": "dataset"}}
+    scored = {"kind": "evaluate", "name": "e", "model": "job/maker", "datasets": "job/maker"}
+    answer = apply(platform, command("reader", inputs=reads), scored, maker)
+    assert answer.status_code == 200, answer.text
+    with platform.database.read() as session:
+        edges = {edge.job_id for edge in session.scalars(select(JobEdgeRow))}
+    assert edges == {result["id"] for result in answer.json()["results"][:2]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "words"),
+    [
+        ({"inputs": {"x": "job/maker"}}, "inputs.x", "{reference: job/maker, kind: model}"),
+        ({"inputs": {"x": "job/plain"}}, "inputs.x", "outputs.model"),
+        ({"inputs": {"tokenizer": "job/maker"}}, "inputs.tokenizer", "no tokenizer"),
+        ({"inputs": {"x": "nothing"}}, "inputs.x", "model or dataset or tokenizer 'nothing'"),
+        ({"inputs": {"x": {"referense": "a"}}}, "inputs.x.referense", "did you mean 'reference'"),
+        ({"inputs": {"X-Y": "maker"}}, "inputs.X-Y", "pattern"),
+        ({"outputs": {"model": "/etc"}}, "outputs.model", "below the working directory"),
+        ({"outputs": {"model": "a/../../b"}}, "outputs.model", "below the working directory"),
+        (
+            {"inputs": {"model": "job/maker"}, "after": [{"job": "maker", "on": "failure"}]},
+            "after[0]",
+            "cannot wait for its failure",
+        ),
+    ],
+)
+def test_wrong_inputs_and_outputs_are_refused(
+    platform: Platform, fields: dict[str, Any], path: str, words: str
+) -> None:
+    made = command("maker", outputs={"model": "out/m", "dataset": "out/d"})
+    answer = apply(platform, made, command("plain"), command("x", **fields))
+    assert answer.status_code == 422, answer.text
+    found = {error["path"]: error["message"] for error in answer.json()["errors"]}
+    assert words in found.get(f"documents[2].{path}", ""), found

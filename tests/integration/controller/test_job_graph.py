@@ -73,3 +73,38 @@ def test_a_suspended_job_is_waited_for(platform: Any, make: Any) -> None:
     assert platform.job(first).phase == "suspended"
     assert platform.job(second).phase == "waiting"
     assert "suspended" in platform.job(second).message
+
+
+def test_outputs_of_one_command_are_inputs_of_another(platform: Any, make: Any) -> None:
+    maker = platform.submit(make["command"]("maker", outputs={"model": "m", "dataset": "d"}))
+    reader = platform.submit(
+        make["command"](
+            "reader",
+            inputs={"model": "job/maker", "texts": {"reference": "maker", "kind": "dataset"}},
+            outputs={"dataset": "out"},
+        )
+    )
+    platform.controller.tick()
+    assert platform.job(reader).reason == "WaitingForJob"
+    outputs = [
+        make["output"](kind=kind, name="maker", digest=kind, uri=f"file:///{kind}")
+        for kind in ("model", "dataset")
+    ]
+    platform.agent.say(platform.bring_up(maker), "succeeded", outputs=outputs)
+    platform.controller.tick()
+    run = platform.bring_up(reader)
+    read = {field: (one[0]["kind"], one[0]["digest"]) for field, one in run.inputs.items()}
+    assert read == {"inputs.model": ("model", "model"), "inputs.texts": ("dataset", "dataset")}
+
+
+def test_a_promised_output_that_never_came_fails_who_waits_for_it(platform: Any, make: Any) -> None:
+    maker = platform.submit(make["command"]("maker", outputs={"model": "m"}))
+    reader = platform.submit(make["command"]("reader", inputs={"base": "job/maker"}))
+    platform.agent.say(platform.bring_up(maker), "succeeded")
+    platform.controller.tick()
+    platform.controller.tick()
+    assert (platform.job(reader).phase, platform.job(reader).reason) == (
+        "failed",
+        "DependencyFailed",
+    )
+    assert "made no model or dataset or tokenizer" in platform.job(reader).message

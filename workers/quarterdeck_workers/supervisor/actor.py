@@ -116,6 +116,7 @@ class Supervisor:
         followers = [asyncio.create_task(self._follow(node_id)) for node_id in self._gang.hosts]
         try:
             await self._until_over()
+            await self._publish()
         finally:
             self._ledger.killing = True
             await self._gang.kill()
@@ -171,6 +172,23 @@ class Supervisor:
             self._wake.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _TICK_SECONDS)
+
+    async def _publish(self) -> None:
+        """Keep what a succeeded command hands on; an order to die ends that too."""
+        if self._die or not self._run.spec.get("outputs") or not self._ledger.complete:
+            return
+        self._ledger.message = "keeping its outputs"
+        keeping = asyncio.create_task(self._gang.publish())
+        while not keeping.done() and not self._die:
+            await asyncio.wait([keeping], timeout=_TICK_SECONDS)
+        if not keeping.done():
+            keeping.cancel()
+            return
+        try:
+            for asset in keeping.result():
+                self._spool.add_output(asset)
+        except GangFailed as error:
+            self._ledger.fail(RankFailure(error.rank, time.time(), error.blame, str(error)))
 
     async def _obey(self) -> None:
         order, self._order = self._order, None

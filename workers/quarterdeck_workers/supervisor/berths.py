@@ -12,6 +12,7 @@ from quarterdeck.specs.protocol import RunOrder
 from quarterdeck_workers.rank.context import RankContext, environment_for
 from quarterdeck_workers.rank.entry import STACKS_FILE
 from quarterdeck_workers.rank.folders import RESUME_DIR, RESUME_STEP
+from quarterdeck_workers.rank.inputs import input_variables
 from quarterdeck_workers.rank.launch import Launch, scrubbed
 from quarterdeck_workers.rank.parent import ENVIRONMENT
 from quarterdeck_workers.rank.process import REPORT_PATH
@@ -76,6 +77,8 @@ def launch_for(order: RunOrder, berth: Berth, private: Path) -> Launch:
         QUARTERDECK_ATTEMPT=str(order.attempt),
         **{REPORT_SOCKET: str(private / REPORT_PATH), STACKS: str(private / STACKS_FILE)},
     )
+    if order.kind == "command":
+        environment.update(input_variables(order, workdir))
     if order.kind == "command" and order.resume is not None:
         environment[RESUME_DIR] = str(workdir / RESUME_FOLDER)
         environment[RESUME_STEP] = str(order.resume.step)

@@ -18,7 +18,7 @@ from ray.exceptions import (
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from quarterdeck.specs.protocol import Blame, RankPlacement, RunOrder
+from quarterdeck.specs.protocol import Blame, OutputAsset, RankPlacement, RunOrder
 from quarterdeck_workers.rank.process import RankNews
 from quarterdeck_workers.supervisor.berths import Berth
 from quarterdeck_workers.supervisor.host_actor import HostActor, NotStarted, start_blame
@@ -176,6 +176,19 @@ class Gang:
         if not await asyncio.to_thread(_alive, node_id):
             return Lost("node", f"rank {rank} died with its node {node_id}")
         return Lost("unknown", f"the actor of rank {rank} died: {str(error).splitlines()[0]}")
+
+    async def publish(self) -> list[OutputAsset]:
+        """Keep what rank 0's program hands on. Raises GangFailed."""
+        node_id = next(iter(self.hosts))
+        order = self.order.model_copy(update={"run_key": "", "api_url": ""})
+        try:
+            found: list[OutputAsset] = await _await(self._actors[node_id].publish.remote(order))
+        except RayTaskError as error:
+            message = f"its outputs were not kept: {error.cause}"
+            raise GangFailed(message, start_blame(error.cause), 0) from error
+        except RayError as error:
+            raise GangFailed(f"its outputs were not kept: {error}", "node", 0) from error
+        return found
 
     async def stop(self, *, checkpoint: bool, deadline_seconds: float, reason: str) -> None:
         """Ask every rank to stop."""

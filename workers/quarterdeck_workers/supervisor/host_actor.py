@@ -18,9 +18,10 @@ from typing import Any
 
 import ray
 
-from quarterdeck.specs.protocol import Blame, RunOrder
-from quarterdeck_workers.rank.errors import blame_of
+from quarterdeck.specs.protocol import Blame, OutputAsset, RunOrder
+from quarterdeck_workers.rank.errors import DataError, blame_of
 from quarterdeck_workers.rank.folders import restore_folder
+from quarterdeck_workers.rank.inputs import publish_outputs, stage_inputs
 from quarterdeck_workers.rank.launch import write_secrets
 from quarterdeck_workers.rank.process import RankNews, RankProcess
 from quarterdeck_workers.rank.workdir import hold, release
@@ -61,13 +62,15 @@ class Host:
         """Where this host is: its node's address, a free port there, its devices.
 
         Holds the run's folder, so that it lasts until the ranks have ended, and fetches what a
-        user's program left at its last checkpoint.
+        user's program left at its last checkpoint, and what it reads.
         """
         announce("host", order)
         workdir = workdir_of(order)
         self._held = workdir, hold(workdir)
         if order.kind == "command" and order.resume is not None:
             await asyncio.to_thread(restore_folder, order, order.resume, workdir / RESUME_FOLDER)
+        if order.kind == "command":
+            await asyncio.to_thread(stage_inputs, order, workdir)
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         with socket.socket() as probe:
             probe.bind((address, 0))
@@ -111,6 +114,11 @@ class Host:
         self._news.clear()
         return {rank: process.take() for rank, process in self._processes.items()}
 
+    async def publish(self, order: RunOrder) -> list[OutputAsset]:
+        """Keep the folders that rank 0's program, which has succeeded, hands on."""
+        cwd = Path(self._processes[0].launch.cwd)
+        return await asyncio.to_thread(publish_outputs, order, cwd)
+
     async def stop(self, checkpoint: bool, deadline_seconds: float, reason: str) -> None:
         """Ask the processes to stop."""
         for process in self._processes.values():
@@ -140,8 +148,10 @@ HostActor = ray.remote(Host)
 
 
 def start_blame(error: BaseException) -> Blame:
-    """A full disk or a missing folder has its own blame; else the node could not do it."""
-    if isinstance(error, OSError) and error.errno is not None:
+    """What says whom it blames, and a full disk or a missing folder, has its own blame; else the
+    node could not do it."""
+    declared = isinstance(error, DataError) or hasattr(error, "blame")
+    if declared or (isinstance(error, OSError) and error.errno is not None):
         blame = blame_of(error)
         return blame if blame != "unknown" else "node"
     return "node"
