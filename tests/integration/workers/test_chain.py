@@ -44,4 +44,4 @@ def test_a_promised_folder_that_is_missing_fails_the_run(
     assert final.reported_phase == "failed"
     assert final.failure is not None
     assert (final.failure.blame, final.failure.rank) == ("user_code", 0)
-    assert "without making the folder out" in final.failure.message
+    assert "ended without making the folder out" in final.failure.message

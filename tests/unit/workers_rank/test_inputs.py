@@ -112,6 +112,6 @@ def test_an_output_that_is_not_there_is_the_programs_fault(
     (tmp_path / "leaves").mkdir()
     (tmp_path / "leaves" / "secret").write_text("of another")
     (cwd / "link").symlink_to(tmp_path / "leaves")
-    with pytest.raises(OutputMissing, match="outputs.dataset"):
+    with pytest.raises(OutputMissing, match=r"outputs\.dataset"):
         publish_outputs(order(store.uri, {"outputs": {"dataset": path}}), cwd)
     assert not store.exists("assets")

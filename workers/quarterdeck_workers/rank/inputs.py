@@ -109,9 +109,7 @@ def publish_outputs(order: RunOrder, cwd: Path) -> list[OutputAsset]:
         if not folder.resolve().is_relative_to(cwd.resolve()):
             raise OutputMissing(f"outputs.{kind}: {path} leads out of the working directory")
         if not folder.is_dir():
-            raise OutputMissing(
-                f"outputs.{kind}: the command ended without making the folder {path}"
-            )
+            raise OutputMissing(f"outputs.{kind}: it ended without making the folder {path}")
         target = output_path(order, kind)
         files = store.put_folder(folder, target)
         if not files:
