@@ -4,10 +4,13 @@ A model is a list of parts that each take and give [batch, sequence, hidden] (th
 token ids, the last gives logits), so that a pipeline can cut between any two: `embedding`,
 `positions` (learned positions only), `layers[i]`, `norm`, `head` (absent when tied). Attention
 reads its number of heads from the width that its projections give, so that column-split
-projections need no other change.
+projections need no other change. Projections of one input go through the block's `project`, which
+a parallel form replaces to apply them together.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,13 @@ from torch.nn import functional
 
 from quarterdeck.specs.architecture import Architecture
 from quarterdeck_workers.models.rotary import Rotary
+
+Project = Callable[[Tensor, Sequence[nn.Module]], Sequence[Tensor]]
+
+
+def apply_each(value: Tensor, projections: Sequence[nn.Module]) -> Sequence[Tensor]:
+    """What every projection makes of one input."""
+    return [projection(value) for projection in projections]
 
 
 class RMSNorm(nn.Module):
@@ -64,6 +74,7 @@ class Attention(nn.Module):
         hidden, size = architecture.hidden_size, architecture.head_size
         width, narrow = architecture.num_attention_heads * size, architecture.kv_heads * size
         self.head_size = size
+        self.project: Project = apply_each
         self.rotary = Rotary.of(architecture)
         self.q = nn.Linear(hidden, width, bias=architecture.qkv_bias)
         self.k = nn.Linear(hidden, narrow, bias=architecture.qkv_bias)
@@ -72,7 +83,7 @@ class Attention(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         query, key, value = (
-            self._heads(projection(hidden)) for projection in (self.q, self.k, self.v)
+            self._heads(each) for each in self.project(hidden, (self.q, self.k, self.v))
         )
         if self.rotary is not None:
             query, key = self.rotary.apply(query, key)
@@ -96,11 +107,13 @@ class GeluFeedForward(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         hidden, wide = architecture.hidden_size, architecture.intermediate_size
+        self.project: Project = apply_each
         self.up = nn.Linear(hidden, wide, bias=architecture.mlp_bias)
         self.down = nn.Linear(wide, hidden, bias=architecture.mlp_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        output: Tensor = self.down(functional.gelu(self.up(hidden), approximate="tanh"))
+        (up,) = self.project(hidden, (self.up,))
+        output: Tensor = self.down(functional.gelu(up, approximate="tanh"))
         return output
 
 
@@ -110,12 +123,14 @@ class SwigluFeedForward(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         hidden, wide = architecture.hidden_size, architecture.intermediate_size
+        self.project: Project = apply_each
         self.gate = nn.Linear(hidden, wide, bias=architecture.mlp_bias)
         self.up = nn.Linear(hidden, wide, bias=architecture.mlp_bias)
         self.down = nn.Linear(wide, hidden, bias=architecture.mlp_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        output: Tensor = self.down(functional.silu(self.gate(hidden)) * self.up(hidden))
+        gate, up = self.project(hidden, (self.gate, self.up))
+        output: Tensor = self.down(functional.silu(gate) * up)
         return output
 
 

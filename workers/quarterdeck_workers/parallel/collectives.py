@@ -1,14 +1,17 @@
 """Collectives of the tensor group with their derivatives.
 
-The pairs are Megatron-LM's (Shoeybi et al. 2019; Korthikanti et al. 2022): `enter` and `leave`
+The pairs are Megatron-LM's (Shoeybi et al. 2019; Korthikanti et al. 2022): `columns` and `leave`
 stand around every split layer. Without sequence parallelism the forward of one is the backward
 of the other: identity and all-reduce. With it they are all-gather and reduce-scatter along the
 sequence (dimension 1 of [batch, sequence, hidden]). Sums of half-precision parts are taken in
 fp32 and rounded once.
+
+What `start_…` answers waits for the collective and gives its result.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +24,9 @@ SEQUENCE = 1
 """The dimension that holds the sequence."""
 
 
+Finish = Callable[[], Tensor]
+
+
 def sum_over(value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """The sum over the group's ranks, as a new tensor, taken in fp32."""
     total = value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
@@ -28,18 +34,42 @@ def sum_over(value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return total.to(value.dtype)
 
 
-def _gather(value: Tensor, group: TensorGroup, dimension: int) -> Tensor:
+def start_sum(value: Tensor, group: TensorGroup, _dimension: int | None = None) -> Finish:
+    """Add up over the tensor group, in fp32; `value` itself may be overwritten."""
+    total = value.to(torch.float32, memory_format=torch.contiguous_format)
+    work = dist.all_reduce(total, group=group.group, async_op=True)
+
+    def finish() -> Tensor:
+        work.wait()
+        return total.to(value.dtype)
+
+    return finish
+
+
+def start_gather(value: Tensor, group: TensorGroup, dimension: int) -> Finish:
+    """Put the ranks' parts together along `dimension`."""
     value = value.contiguous()
     parts = [torch.empty_like(value) for _ in range(group.size)]
-    dist.all_gather(parts, value, group=group.group)
-    return torch.cat(parts, dim=dimension)
+    work = dist.all_gather(parts, value, group=group.group, async_op=True)
+
+    def finish() -> Tensor:
+        work.wait()
+        return torch.cat(parts, dim=dimension)
+
+    return finish
 
 
-def _reduce_scatter(value: Tensor, group: TensorGroup, dimension: int) -> Tensor:
+def start_reduce_scatter(value: Tensor, group: TensorGroup, dimension: int) -> Finish:
+    """Add up over the tensor group, in fp32, and keep this rank's part along `dimension`."""
     pieces = [piece.float().contiguous() for piece in value.chunk(group.size, dim=dimension)]
     mine = torch.empty_like(pieces[group.index])
-    dist.reduce_scatter(mine, pieces, group=group.group)
-    return mine.to(value.dtype)
+    work = dist.reduce_scatter(mine, pieces, group=group.group, async_op=True)
+
+    def finish() -> Tensor:
+        work.wait()
+        return mine.to(value.dtype)
+
+    return finish
 
 
 def split(value: Tensor, group: TensorGroup, dimension: int) -> Tensor:
@@ -55,19 +85,6 @@ def split(value: Tensor, group: TensorGroup, dimension: int) -> Tensor:
     return value.chunk(group.size, dim=dimension)[group.index].contiguous()
 
 
-class _Copy(torch.autograd.Function):
-    """Identity forward, all-reduce backward."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, group: TensorGroup) -> Tensor:
-        ctx.group = group
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return sum_over(gradients[0], ctx.group.group), None
-
-
 class _Reduce(torch.autograd.Function):
     """All-reduce forward, identity backward."""
 
@@ -80,30 +97,17 @@ class _Reduce(torch.autograd.Function):
         return gradients[0], None
 
 
-class _GatherSequence(torch.autograd.Function):
-    """All-gather along the sequence forward, reduce-scatter backward."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, group: TensorGroup) -> Tensor:
-        ctx.group = group
-        return _gather(value, group, SEQUENCE)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _reduce_scatter(gradients[0], ctx.group, SEQUENCE), None
-
-
 class _ReduceScatterSequence(torch.autograd.Function):
     """Reduce-scatter along the sequence forward, all-gather backward."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, group: TensorGroup) -> Tensor:
         ctx.group = group
-        return _reduce_scatter(value, group, SEQUENCE)
+        return start_reduce_scatter(value, group, SEQUENCE)()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _gather(gradients[0], ctx.group, SEQUENCE), None
+        return start_gather(gradients[0], ctx.group, SEQUENCE)(), None
 
 
 class _SplitSequence(torch.autograd.Function):
@@ -116,16 +120,7 @@ class _SplitSequence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _gather(gradients[0], ctx.group, SEQUENCE), None
-
-
-def enter(value: Tensor, group: TensorGroup) -> Tensor:
-    """Before a column-split layer: every rank needs the whole input."""
-    if group.size == 1:
-        return value
-    function = _GatherSequence if group.sequence else _Copy
-    result: Tensor = function.apply(value, group)
-    return result
+        return start_gather(gradients[0], ctx.group, SEQUENCE)(), None
 
 
 def leave(value: Tensor, group: TensorGroup) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quarterdeck_workers.parallel.collectives import leave
+from quarterdeck_workers.parallel.columns import column_parallel
 from quarterdeck_workers.parallel.groups import TensorGroup
 from quarterdeck_workers.parallel.sharding import Shard, mark
 
@@ -34,9 +35,8 @@ def check_divisible(size: int, group: TensorGroup, what: str) -> None:
 class ColumnParallelLinear(nn.Module):
     """y = x·Wᵀ + b with W's rows (output features) split: [.., in] → [.., out / size].
 
-    The input must have passed `collectives.enter`: layers that share an input (query, key and
-    value; gate and up) then pay for one collective instead of three. With `copies` each part is
-    held by so many neighbouring ranks.
+    Layers that share an input are applied together, by `columns.SharedInput`. With `copies` each
+    part is held by so many neighbouring ranks.
     """
 
     def __init__(self, linear: nn.Linear, group: TensorGroup, copies: int = 1) -> None:
@@ -49,7 +49,7 @@ class ColumnParallelLinear(nn.Module):
         self.bias = None if linear.bias is None else _part(linear.bias, 0, group, copies)
 
     def forward(self, value: Tensor) -> Tensor:
-        return functional.linear(value, self.weight, self.bias)
+        return column_parallel(value, [(self.weight, self.bias)], self.group)[0]
 
 
 class RowParallelLinear(nn.Module):

@@ -2,8 +2,8 @@
 
 A block's attention is known by its `q`, `k`, `v` and `o` projections, its feed-forward block by
 `up` and `down` (and `gate`). Entering projections are split by columns, leaving ones by rows;
-the collectives stand at the doors of the two blocks, so what lies between them stays as plain as
-the model's author wrote it.
+the collectives stand at the doors of the two blocks (a block's `project`, and the projection that
+leaves), so what lies between them stays as plain as the model's author wrote it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from quarterdeck_workers.parallel.collectives import enter, sum_over
+from quarterdeck_workers.parallel.collectives import sum_over
+from quarterdeck_workers.parallel.columns import SharedInput
 from quarterdeck_workers.parallel.groups import TensorGroup
 from quarterdeck_workers.parallel.linear import (
     ColumnParallelLinear,
@@ -21,13 +22,6 @@ from quarterdeck_workers.parallel.linear import (
     check_divisible,
 )
 from quarterdeck_workers.parallel.sharding import shard_of
-
-
-def _enter_first(group: TensorGroup) -> Any:
-    def hook(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (enter(arguments[0], group), *arguments[1:])
-
-    return hook
 
 
 def parallelize_block(block: nn.Module, group: TensorGroup) -> nn.Module:
@@ -54,7 +48,7 @@ def _split_attention(attention: Any, group: TensorGroup) -> None:
     for name in ("k", "v"):
         setattr(attention, name, ColumnParallelLinear(getattr(attention, name), group, copies))
     attention.o = RowParallelLinear(attention.o, group)
-    attention.register_forward_pre_hook(_enter_first(group))
+    attention.project = SharedInput(group)
 
 
 def key_value_copies(heads: int, tensor: int) -> int:
@@ -76,7 +70,7 @@ def _split_feed_forward(feed_forward: Any, group: TensorGroup) -> None:
         if getattr(feed_forward, name, None) is not None:
             setattr(feed_forward, name, ColumnParallelLinear(getattr(feed_forward, name), group))
     feed_forward.down = RowParallelLinear(feed_forward.down, group)
-    feed_forward.register_forward_pre_hook(_enter_first(group))
+    feed_forward.project = SharedInput(group)
 
 
 def split_embedding(embedding: nn.Embedding, group: TensorGroup) -> nn.Module:

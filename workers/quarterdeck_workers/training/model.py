@@ -13,7 +13,6 @@ from math import lcm
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from quarterdeck.planner.stages import stage_boundaries
@@ -28,7 +27,8 @@ from quarterdeck_workers.models.decoder import (
 )
 from quarterdeck_workers.models.hugging_face import placement
 from quarterdeck_workers.models.initialisation import initialise
-from quarterdeck_workers.parallel.collectives import enter, split_sequence
+from quarterdeck_workers.parallel.collectives import split_sequence
+from quarterdeck_workers.parallel.columns import column_parallel
 from quarterdeck_workers.parallel.groups import TensorGroup
 from quarterdeck_workers.parallel.parallelize import (
     parallelize_block,
@@ -177,7 +177,7 @@ def _back(builder: Builder) -> list[LayerPlan]:
     def project(module: nn.Module, value: Tensor) -> Tensor:
         weight = module.weight
         assert isinstance(weight, Tensor)
-        return functional.linear(enter(value, group), weight)
+        return column_parallel(value, [(weight, None)], group)[0]
 
     def head() -> nn.Module:
         def make() -> nn.Module:
