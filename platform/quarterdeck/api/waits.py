@@ -17,6 +17,8 @@ def reason_of(session: Session, row: JobRow) -> Why:
     facts += _dependencies(session, row)
     if row.starts_at is not None:
         facts.append(f"starts about {_moment(row.starts_at)}")
+    if row.restart_at is not None and row.phase == "queued":
+        facts.append(f"restarts not before {row.restart_at:%Y-%m-%d %H:%M:%S} UTC")
     if row.desired != "run" and row.phase not in job_queries.ENDED:
         facts.append(f"somebody wants it to {row.desired}")
     if row.restarts_used:

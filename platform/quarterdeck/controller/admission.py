@@ -84,7 +84,10 @@ class Admission:
         resolution = resolve_job(session, job)
         if job.phase == "suspended":
             event = JobEvent.RESUMED if resolution.ready else JobEvent.RESUMED_UNRESOLVED
-            move_job(session, job, event, lease_id=lease_id, message="resumed")
+            move_job(
+                session, job, event, lease_id=lease_id, message="resumed",
+                values={"restart_at": None},
+            )  # fmt: skip
         if job.phase == "waiting":
             self._resolve(session, job, resolution, lease_id)
 

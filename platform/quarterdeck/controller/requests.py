@@ -26,6 +26,8 @@ def job_request(job: JobRow, seen: World) -> Request | Pending:
             "parallelism: auto was not resolved at submission: give ranks or a layout, and submit "
             "it again",
         )
+    if job.restart_at is not None and job.restart_at > seen.now:
+        return _backing_off(job, job.restart_at)
     resources = job.spec.get("resources") or {}
     return Request(
         id=job.id,
@@ -39,6 +41,17 @@ def job_request(job: JobRow, seen: World) -> Request | Pending:
         max_duration=job.spec.get("max_duration"),
         avoid=_quarantined_nodes(job.id, seen.holding),
         **layout,
+    )
+
+
+def _backing_off(job: JobRow, restart_at: datetime) -> Pending:
+    failure = job.failure or {}
+    said = str(failure.get("message") or "its attempts end early").strip().splitlines()[0][:300]
+    return Pending(
+        job.id,
+        "BackingOff",
+        f"restarts at {restart_at:%H:%M:%S} UTC, because attempts fail in a row; the last: {said}",
+        starts_at=restart_at,
     )
 
 

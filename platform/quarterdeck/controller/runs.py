@@ -11,8 +11,9 @@ from typing import Any
 from quarterdeck.controller.turns import Turns
 from quarterdeck.lifecycle.job import JOB, WITH_RUN, JobEvent
 from quarterdeck.lifecycle.observe import UNKNOWN, RunDecision, decide
-from quarterdeck.lifecycle.restarts import after_failure
+from quarterdeck.lifecycle.restarts import after_failure, failures_in_a_row
 from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.ids import new_id
 from quarterdeck.store.run_watch import (
@@ -21,8 +22,8 @@ from quarterdeck.store.run_watch import (
     apply_run,
     changes,
     claim_runs,
+    failed_attempts,
     free_quarantined,
-    fruitless_attempts,
     note_job,
     run_as_read,
     watched,
@@ -130,7 +131,6 @@ def _after_end(session: Any, job: JobRow, run: RunRow) -> None:
     if run.phase == "succeeded":
         move_job(session, job, JobEvent.SUCCEEDED, values={"failure": None})
         return
-    fruitless = fruitless_attempts(session, run)
     if run.stopping_for == "max_duration":
         limit = run.spec.get("max_duration")
         move_job(
@@ -151,19 +151,23 @@ def _after_end(session: Any, job: JobRow, run: RunRow) -> None:
         # Another attempt would be refused again, for ever.
         move_job(session, job, JobEvent.FAILED, reason=run.reason, message=run.message)
         return
+    row = failures_in_a_row(failed_attempts(session, run))
     if run.phase in ("cancelled", "preempted"):
-        _again(session, job, run, message=run.message, used=job.restarts_used)
+        _again(session, job, run, message=run.message, used=job.restarts_used, delay=row.delay)
         return
     failure = run.failure or {"blame": "unknown", "message": run.message}
     choice = after_failure(
         str(failure["blame"]),
         restarts_used=job.restarts_used,
         max_restarts=int(job.spec.get("max_restarts", 3)),
-        fruitless=fruitless,
+        fruitless=row.fruitless,
     )
     words = f"{choice.message}: {_first_line(str(failure['message']))}"
     if choice.restart:
-        _again(session, job, run, message=words, used=choice.restarts_used, failure=failure)
+        _again(
+            session, job, run, message=words, used=choice.restarts_used, failure=failure,
+            delay=row.delay,
+        )  # fmt: skip
         return
     move_job(
         session,
@@ -183,9 +187,14 @@ def _again(
     message: str,
     used: int,
     failure: dict[str, Any] | None = None,
+    delay: float = 0.0,
 ) -> None:
-    """Back to the queue, at the job's old place (its ordinal never changes)."""
-    values: dict[str, Any] = {"restarts_used": used}
+    """Back to the queue, at the job's old place (its ordinal never changes), to be placed after
+    `delay` seconds."""
+    values: dict[str, Any] = {"restarts_used": used, "restart_at": None}
+    if delay:
+        values["restart_at"] = database_now(delay)
+        message += f"; the next attempt comes after {delay:g} s"
     if failure is not None:
         values["failure"] = failure
     event = JobEvent.RESTART if JOB.allows(job.phase, JobEvent.RESTART) else JobEvent.SUSPENDED

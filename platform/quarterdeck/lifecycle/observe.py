@@ -42,6 +42,8 @@ class RunFacts:
     """{reason, message}: its order could not be written when its agent came to claim it."""
     reported_phase: str | None = None
     failure: dict[str, Any] | None = None
+    heard: bool = True
+    """At least one beat came."""
     sighted: str | None = None
     sighted_detail: str = ""
     silent: bool = False
@@ -163,7 +165,9 @@ def _dead(facts: RunFacts, before: tuple[RunEvent, ...]) -> RunDecision | None:
         return RunDecision(
             (*before, RunEvent.FAILED), None, message, facts.failure, telemetry_gap=gap
         )
-    blame = "node" if facts.nodes_dead or facts.confirmed_dead else "unknown"
+    # Who never spoke was not started, or ended before it could start anything of the job's own.
+    machines = facts.nodes_dead or bool(facts.confirmed_dead) or not facts.heard
+    blame = "node" if machines else "unknown"
     who = "the agent found it dead: " if facts.sighted == "dead" else ""
     failure = _failure(blame, f"{who}{detail}")
     return RunDecision((*before, RunEvent.LOST), None, detail, failure, telemetry_gap=gap)

@@ -63,6 +63,8 @@ class Job(Message):
     results: dict[str, Any] = {}
     starts_at: datetime | None = None
     """Estimated start of a queued job, where `max_duration` of others allows one."""
+    restart_at: datetime | None = None
+    """Not placed before: its attempts fail in a row, and it backs off."""
     retry_of: str | None = None
     created_at: datetime
     started_at: datetime | None = None

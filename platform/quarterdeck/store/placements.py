@@ -85,7 +85,7 @@ def start_job(session: Session, job: JobRow, new: NewRun, *, lease_id: str | Non
         JobEvent.PLACED,
         message=f"{len(new.placements)} ranks on {hosts} machines of cluster {new.cluster}",
         lease_id=lease_id,
-        values={"epoch": run.epoch, "run_id": run.id},
+        values={"epoch": run.epoch, "run_id": run.id, "restart_at": None},
     )
     return _insert(session, run)
 

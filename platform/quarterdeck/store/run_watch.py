@@ -19,6 +19,7 @@ from quarterdeck.lifecycle.observe import (
     RunFacts,
     order_for,
 )
+from quarterdeck.lifecycle.restarts import DELAYS_S, MAX_FRUITLESS, Attempt
 from quarterdeck.lifecycle.run import ENDED, RunEvent
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
@@ -97,6 +98,7 @@ def watched(
             refused=run.refused,
             reported_phase=run.reported_phase,
             failure=run.failure,
+            heard=run.beat_seq > 0,
             sighted=run.sighted,
             sighted_detail=run.sighted_detail,
             silent=bool(silent),
@@ -278,9 +280,22 @@ def account(session: Session, run: RunRow) -> None:
     close_books(session, run, kept_share=min(kept / done, 1.0) if done > 0 else 0.0)
 
 
-def fruitless_attempts(session: Session, run: RunRow) -> int:
-    """How many attempts in a row, up to this one, registered no checkpoint."""
-    newest = session.scalar(
-        select(func.max(CheckpointRow.epoch)).where(CheckpointRow.job_id == run.owner_id)
+def failed_attempts(session: Session, run: RunRow) -> list[Attempt]:
+    """The newest attempts of a run's owner that nobody asked to end, newest first, at most as many
+    as decide anything. Epochs may have gaps: they are not counted, runs are."""
+    saved = exists(select(CheckpointRow.id).where(CheckpointRow.run_id == RunRow.id))
+    rows = session.execute(
+        select(RunRow.claimed_at, RunRow.ended_at, saved)
+        .where(
+            RunRow.owner_id == run.owner_id,
+            RunRow.phase.in_(("failed", "lost", "cancelled", "preempted")),
+            RunRow.stopping_for.is_(None),
+            RunRow.claimed_at.is_not(None),
+        )
+        .order_by(RunRow.epoch.desc())
+        .limit(max(MAX_FRUITLESS, len(DELAYS_S)))
     )
-    return run.epoch - (newest or 0)
+    return [
+        Attempt(bool(kept), (ended - claimed).total_seconds() if ended and claimed else 0.0)
+        for claimed, ended, kept in rows
+    ]

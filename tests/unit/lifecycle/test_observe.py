@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from quarterdeck.lifecycle.machine import IllegalTransition
 from quarterdeck.lifecycle.observe import RunFacts, decide, order_for
 from quarterdeck.lifecycle.replicas import ReplicaFacts, plan_replicas
-from quarterdeck.lifecycle.restarts import MAX_FRUITLESS, after_failure
+from quarterdeck.lifecycle.restarts import (
+    DELAYS_S,
+    MAX_FRUITLESS,
+    Attempt,
+    after_failure,
+    failures_in_a_row,
+)
 from quarterdeck.lifecycle.retention import Saved, superseded
 from quarterdeck.lifecycle.run import ENDED, RunEvent, machine_of
 
@@ -144,6 +150,30 @@ def test_uncounted_failures_end_only_without_progress(blame: str) -> None:
     ]
     assert [choice.restart for choice in choices] == [True] * (MAX_FRUITLESS - 1) + [False]
     assert {choice.restarts_used for choice in choices} == {2}
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 2000)), max_size=15))
+def test_the_pause_grows_with_failures_in_a_row_and_progress_ends_the_row(
+    past: list[tuple[bool, float]],
+) -> None:
+    attempts = [Attempt(saved, seconds) for saved, seconds in past]
+    row = failures_in_a_row(attempts)
+    kept = next((i for i, each in enumerate(attempts) if each.saved), len(attempts))
+    long = next((i for i, each in enumerate(attempts) if each.seconds >= 600), len(attempts))
+    assert (row.fruitless, row.crashes) == (kept, min(kept, long))
+    one_more = failures_in_a_row([Attempt(False, 1.0), *attempts])
+    assert row.delay <= one_more.delay <= DELAYS_S[-1]
+    assert failures_in_a_row([Attempt(True, 1.0), *attempts]).delay == 0
+
+
+def test_the_first_restart_comes_at_once_and_the_pause_has_a_cap() -> None:
+    delays = [failures_in_a_row([Attempt(False, 1.0)] * count).delay for count in range(9)]
+    assert delays == [0, 0, 10, 30, 60, 120, 300, 300, 300]
+
+
+def test_who_never_spoke_was_not_the_jobs_fault() -> None:
+    decision = decide(replace(RUNNING, phase="starting", sighted="dead", heard=False))
+    assert decision.failure is not None and decision.failure["blame"] == "node"
 
 
 def replica(epoch: int, phase: str, revision: int = 1, **fields: object) -> ReplicaFacts:
