@@ -21,6 +21,7 @@ from quarterdeck.api.routers import (
     access,
     agents,
     apply,
+    artifacts,
     assets,
     fleet,
     goodput,
@@ -34,6 +35,7 @@ from quarterdeck.api.schema import install_schema
 from quarterdeck.api.settings import ApiSettings
 from quarterdeck.api.state import ApiState
 from quarterdeck.api.vault import Vault
+from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.store.access_queries import ensure_project, forget_answers
 from quarterdeck.store.failures import UNAVAILABLE, Duplicate
 
@@ -51,6 +53,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         vault=Vault(settings.master_key),
         news=News(settings.database, settings.poll_seconds, settings.max_streams),
         monitoring=Monitoring(),
+        artifacts=ArtifactStore(settings.artifacts_uri, settings.artifacts_options),
     )
     app = FastAPI(
         title="Quarterdeck",
@@ -73,9 +76,14 @@ def create_app(settings: ApiSettings) -> FastAPI:
         BodyLimit,
         limit=settings.body_limit,
         machine_limit=settings.machine_body_limit,
+        upload_limit=settings.upload_limit,
         seconds=settings.body_seconds,
     )
-    app.add_middleware(AnswerDeadline, seconds=settings.answer_seconds)
+    app.add_middleware(
+        AnswerDeadline,
+        seconds=settings.answer_seconds,
+        upload_seconds=settings.upload_seconds,
+    )
     app.add_middleware(CatchFailures)
     app.add_middleware(CountRequests, monitoring=parts.monitoring)
     app.add_middleware(RequestIdentity, new_id=lambda: _request_id(settings))
@@ -89,6 +97,7 @@ def _versioned() -> list[APIRouter]:
         services.router,
         records.router,
         *assets.routers,
+        artifacts.router,
         fleet.router,
         goodput.router,
         access.router,

@@ -14,6 +14,7 @@ from quarterdeck.specs.graph import made_by
 from quarterdeck.specs.kinds import AnyJob, ServiceSpec
 from quarterdeck.specs.resources import FieldProblem
 from quarterdeck.specs.suggestions import DocumentError, parse_document
+from quarterdeck.specs.workdir import identity
 
 MOST_DOCUMENTS = 1000
 
@@ -82,7 +83,7 @@ def _read(item: Any, project: str, path: str) -> Document:
 def document_of(parsed: AnyJob | ServiceSpec, path: str = "") -> Document:
     """A document from what was parsed."""
     spec = parsed.model_dump(mode="json")
-    text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(identity(spec), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Document(parsed, path, spec, digest, tuple(needs_of(parsed)))
 

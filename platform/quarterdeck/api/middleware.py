@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from quarterdeck.api.problems import ProblemError, crash_response, problem_response
 
 _BEAT = re.compile(r"^/api/v1/(agents|runs)/[^/]+/beat$")
+_UPLOAD = re.compile(r"^/api/v1/artifacts/[^/]+$")
 _ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _PROTECTION = {
@@ -52,19 +53,27 @@ class RequestIdentity:
 
 
 class BodyLimit:
-    """Refuses bodies that are too large or too slow, and addresses with control characters."""
+    """Refuses bodies that are too large or too slow, and addresses with control characters.
 
-    def __init__(self, app: ASGIApp, limit: int, machine_limit: int, seconds: float) -> None:
+    A body must have arrived after `seconds`; of an upload each part must come within them.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limit: int, machine_limit: int, upload_limit: int, seconds: float
+    ) -> None:
         self.app = app
         self.limit = limit
         self.machine_limit = machine_limit
+        self.upload_limit = upload_limit
         self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        upload = is_upload(scope)
         limit = self.machine_limit if _BEAT.match(scope["path"]) else self.limit
+        limit = self.upload_limit if upload else limit
         try:
             self._check_head(scope, limit)
         except ProblemError as error:
@@ -75,7 +84,7 @@ class BodyLimit:
         received, complete = 0, False
 
         async def receive_limited() -> Message:
-            nonlocal received, complete
+            nonlocal received, complete, deadline
             if complete:
                 return await receive()
             try:
@@ -85,6 +94,7 @@ class BodyLimit:
                 raise ProblemError(
                     "body_too_slow", f"the body did not arrive within {self.seconds:g} s"
                 ) from error
+            deadline = loop.time() + self.seconds if upload else deadline
             received += len(message.get("body", b""))
             if received > limit:
                 raise _too_large(limit)
@@ -100,6 +110,11 @@ class BodyLimit:
             raise _too_large(limit)
         if "\x00" in scope["path"] or b"%00" in scope.get("query_string", b""):
             raise ProblemError("invalid_request", "the address holds a NUL character: remove it")
+
+
+def is_upload(scope: Scope) -> bool:
+    """Whether the request sends an artifact's content."""
+    return scope["method"] == "PUT" and _UPLOAD.match(scope["path"]) is not None
 
 
 def _too_large(limit: int) -> ProblemError:
@@ -138,17 +153,20 @@ class CatchFailures:
 
 
 class AnswerDeadline:
-    """Ends a request whose answer has not begun in time; streams may go on once begun."""
+    """Ends a request whose answer has not begun in time; streams may go on once begun. An upload
+    is answered at its end, so it has a time of its own."""
 
-    def __init__(self, app: ASGIApp, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, seconds: float, upload_seconds: float) -> None:
         self.app = app
         self.seconds = seconds
+        self.upload_seconds = upload_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         begun = False
+        seconds = self.upload_seconds if is_upload(scope) else self.seconds
 
         async def send_watched(message: Message) -> None:
             nonlocal begun
@@ -157,12 +175,12 @@ class AnswerDeadline:
             await send(message)
 
         try:
-            async with asyncio.timeout(self.seconds) as limit:
+            async with asyncio.timeout(seconds) as limit:
                 await self.app(scope, receive, send_watched)
         except TimeoutError:
             if begun or not limit.expired():
                 raise
             error = ProblemError(
-                "request_too_slow", f"no answer within {self.seconds:g} s: repeat the request"
+                "request_too_slow", f"no answer within {seconds:g} s: repeat the request"
             )
             await problem_response(error, scope["path"])(scope, receive, send)

@@ -125,6 +125,11 @@ _KINDS = (
         "store and is referred to by a URI.",
     ),
     ProblemKind(
+        "digest_mismatch", 422, "The content does not have the digest that it was sent under",
+        "The address names the SHA-256 of the bytes. Files may have changed while they were sent, "
+        "or a proxy has changed the body: send the content again. Nothing of it was kept.",
+    ),
+    ProblemKind(
         "invalid_document", 422, "A document is wrong",
         "Each entry of errors names a field by its path, what is wrong and what is accepted. "
         "Nothing was written.",
@@ -164,6 +169,11 @@ _KINDS = (
         "Administrators: start every api with the master key that sealed the value (the file "
         "keys/master of the home). If that key is lost, set the secrets again; an agent's next "
         "beat renews its cluster's token.",
+    ),
+    ProblemKind(
+        "storage_full", 507, "The artifact store is full",
+        "Delete what is not needed from the artifact store, or give it more room. Administrators: "
+        "QUARTERDECK_ARTIFACTS names where it lies.",
     ),
     ProblemKind(
         "database_unavailable", 503, "The database does not answer",

@@ -34,6 +34,10 @@ class ApiSettings:
     body_limit: int = 10_000_000
     machine_body_limit: int = 64_000_000
     """Of beats: logs and metrics that piled up while the api was away."""
+    upload_limit: int = 2 * 2**30
+    """Of one uploaded artifact."""
+    upload_seconds: float = 3600.0
+    """An upload must have ended after this, and never be silent for `body_seconds`."""
     max_connections: int = 4096
     max_header: int = 64 * 2**10
     header_timeout: float = 10.0

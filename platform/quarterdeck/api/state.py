@@ -11,6 +11,7 @@ from quarterdeck.api.monitoring import Monitoring
 from quarterdeck.api.news import News
 from quarterdeck.api.settings import ApiSettings
 from quarterdeck.api.vault import Vault
+from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.store.sessions import Database
 
 
@@ -22,6 +23,7 @@ class ApiState:
     vault: Vault
     news: News
     monitoring: Monitoring
+    artifacts: ArtifactStore
 
     @property
     def database(self) -> Database:

@@ -10,6 +10,8 @@ from quarterdeck.api.documents import Document, in_order, read_documents, refuse
 from quarterdeck.api.fitting import Judgement, judge, read_fleet, vocabulary_of
 from quarterdeck.api.problems import ProblemError
 from quarterdeck.api.resolution import Resolver
+from quarterdeck.api.workdirs import check_workdirs
+from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.specs.kinds import ServiceSpec
 from quarterdeck.specs.resources import Applied, FieldProblem
 from quarterdeck.store import job_queries, service_queries
@@ -51,13 +53,16 @@ def prepare(
     project: str,
     wishes: Wishes,
     *,
+    artifacts: ArtifactStore | None,
     root: str = "documents",
 ) -> Prepared:
     """Read documents and judge whether they fit, outside the write transaction: searching
-    layouts takes time. Raises ProblemError."""
+    layouts takes time. `artifacts` is where uploads must lie; None: they need not be there yet.
+    Raises ProblemError."""
     documents = in_order(read_documents(data, project, root))
     for document in documents:
         caller.check_project(document.parsed.project)
+    check_workdirs(documents, artifacts)
     with database.read() as session:
         fleet = read_fleet(session)
     judgements = {

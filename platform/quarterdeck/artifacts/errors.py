@@ -24,6 +24,8 @@ class Corrupt(ArtifactError):
 class DiskFull(ArtifactError, OSError):
     """The file system is full. `folder` is where, `needed` the bytes that did not fit."""
 
+    blame = "disk"
+
     def __init__(self, folder: str, needed: int, free: int) -> None:
         super().__init__(
             f"no space left in {folder}: {needed:,} bytes needed, {free:,} free; "

@@ -11,7 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -49,18 +49,25 @@ def write_atomically(source: BinaryIO, target: Path, size: int) -> str:
 
     Raises DiskFull when `size` bytes do not fit; whatever had been written is removed.
     """
-    with _temporary(target, size) as (temporary, digest):
-        with temporary.open("xb") as out:
-            while chunk := source.read(CHUNK):
-                digest.update(chunk)
-                out.write(chunk)
-            out.flush()
-            os.fsync(out.fileno())
+    digest = hashlib.sha256()
+    with writing(target, size) as write:
+        while chunk := source.read(CHUNK):
+            digest.update(chunk)
+            write(chunk)
     return digest.hexdigest()
 
 
 @contextmanager
-def _temporary(target: Path, size: int) -> Iterator[tuple[Path, hashlib._Hash]]:
+def writing(target: Path, size: int) -> Iterator[Callable[[bytes], object]]:
+    """Give a `write` for the parts of `target`, which appears, durable, when the block ends."""
+    with _temporary(target, size) as temporary, temporary.open("xb") as out:
+        yield out.write
+        out.flush()
+        os.fsync(out.fileno())
+
+
+@contextmanager
+def _temporary(target: Path, size: int) -> Iterator[Path]:
     with disk_full_is_typed(target.parent, size):
         target.parent.mkdir(parents=True, exist_ok=True)
         free = free_bytes(target.parent)
@@ -68,7 +75,7 @@ def _temporary(target: Path, size: int) -> Iterator[tuple[Path, hashlib._Hash]]:
             raise DiskFull(str(target.parent), size, free)
         temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{target.name}"[:255])
         try:
-            yield temporary, hashlib.sha256()
+            yield temporary
             temporary.replace(target)
         except BaseException:
             with suppress(OSError):

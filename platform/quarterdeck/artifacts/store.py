@@ -7,7 +7,8 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
@@ -108,26 +109,30 @@ class ArtifactStore:
             entries.append(stored.model_copy(update={"path": relative}))
         return entries
 
-    def _put(self, stream: BinaryIO, path: str, size: int) -> FileEntry:
+    @contextmanager
+    def writing(self, path: str, size: int) -> Iterator[Callable[[bytes], object]]:
+        """Give a `write` for the parts of `path`, which appears when the block ends, and not at
+        all when it raises. `size` bytes must fit: raises DiskFull."""
         target = self.local_path(_safe(path))
         if target is not None:
-            digest = local.write_atomically(stream, target, size)
-        else:
-            digest = self._upload(stream, path)
-        return FileEntry(path=path, size=stream.tell(), sha256=digest)
-
-    def _upload(self, stream: BinaryIO, path: str) -> str:
-        digest = hashlib.sha256()
+            with local.writing(target, size) as write:
+                yield write
+            return
         out = self._filesystem().open(self._key(path), "wb")
         try:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-                out.write(chunk)
+            yield out.write
         except BaseException:
             out.discard()  # closing would publish the part that was written
             raise
         out.close()
-        return digest.hexdigest()
+
+    def _put(self, stream: BinaryIO, path: str, size: int) -> FileEntry:
+        digest = hashlib.sha256()
+        with self.writing(path, size) as write:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+                write(chunk)
+        return FileEntry(path=path, size=stream.tell(), sha256=digest.hexdigest())
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -163,10 +168,18 @@ class ArtifactStore:
         found = filesystem.find(base, detail=True)
         return {name.removeprefix(base): int(info["size"]) for name, info in found.items()}
 
+    def size(self, path: str) -> int:
+        """Bytes of one file. Raises FileNotFoundError."""
+        target = self.local_path(_safe(path))
+        if target is not None:
+            return target.stat().st_size
+        filesystem = self._filesystem()
+        filesystem.invalidate_cache()
+        return int(filesystem.size(self._key(path)))
+
     def get_file(self, path: str, target: Path) -> FileEntry:
         """Copy one file to this machine, whole or not at all."""
-        source = self.local_path(path)
-        size = source.stat().st_size if source else int(self._filesystem().size(self._key(path)))
+        size = self.size(path)
         with self.open(path) as stream:
             digest = local.write_atomically(stream, target, size)
         return FileEntry(path=path, size=target.stat().st_size, sha256=digest)

@@ -11,6 +11,7 @@ import typer
 
 from quarterdeck.cli.output import dump_yaml, yaml_text
 from quarterdeck.cli.session import REFUSED, Output, Project, connect, note, refuse
+from quarterdeck.cli.workdirs import upload_all
 
 if TYPE_CHECKING:
     from quarterdeck.client import Client
@@ -54,8 +55,9 @@ def apply(
 
     Example: quarterdeck apply -f examples/pretrain-3d.yaml
     """
-    documents = [document.data for document in load(files)]
+    loaded = load(files)
     with connect(project) as client:
+        documents = upload_all(client, loaded, send=not dry_run)
         result = client.apply(documents, prune=prune, dry_run=dry_run, replace=replace, force=force)
     if output in ("json", "yaml"):
         data = result.model_dump(mode="json")
@@ -78,15 +80,19 @@ def diff(files: Files, project: Project = None) -> None:
 
     Example: quarterdeck diff -f service.yaml
     """
+    from quarterdeck.specs.suggestions import parse_document
+    from quarterdeck.specs.workdir import identity
+
     drift = False
     documents = load(files)
     with connect(project) as client:
         for document in documents:
             there = _there(client, document)
-            here = document.spec.model_dump(mode="json", exclude={"project"})
+            (data,) = upload_all(client, [document], send=False)
+            here = parse_document(data, "").model_dump(mode="json", exclude={"project"})
             lines = unified_diff(
-                [] if there is None else yaml_text(there).splitlines(keepends=True),
-                yaml_text(here).splitlines(keepends=True),
+                [] if there is None else yaml_text(identity(there)).splitlines(keepends=True),
+                yaml_text(identity(here)).splitlines(keepends=True),
                 fromfile=f"{document.noun} (now)",
                 tofile=f"{document.source}:{document.line}",
             )

@@ -10,6 +10,7 @@ from quarterdeck.cli.goodput import incidents_table
 from quarterdeck.cli.names import job_or_service
 from quarterdeck.cli.output import Column, age, duration, show_one, size, table, yaml_text
 from quarterdeck.cli.session import Output, Project, connect
+from quarterdeck.cli.workdirs import source_text
 
 if TYPE_CHECKING:
     from quarterdeck.client import Client
@@ -63,6 +64,8 @@ def _job(client: Client, job: Job) -> None:
     moments = (("created", job.created_at), ("started", job.started_at), ("ended", job.ended_at))
     print("  ".join(f"{name} {moment:%Y-%m-%d %H:%M:%S}Z" for name, moment in moments if moment))
     _section("spec", yaml_text(job.spec))
+    if source := source_text(client, job.project, job.spec.get("workdir")):
+        _section("source", source)
     runs: list[Column[Run]] = [
         Column("ATTEMPT", lambda run: run.attempt),
         Column("RUN", lambda run: run.id),

@@ -6,7 +6,7 @@ import re
 import secrets
 import shlex
 import time
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +14,7 @@ import typer
 from quarterdeck.cli.names import of_kind
 from quarterdeck.cli.output import Column, age, duration, show, show_one, size, step, table
 from quarterdeck.cli.session import USAGE, Output, Project, connect, note, refuse
+from quarterdeck.cli.workdirs import upload_workdir
 
 if TYPE_CHECKING:
     from quarterdeck.specs.resources import Checkpoint, Job
@@ -164,6 +165,16 @@ def submit(
     max_restarts: Annotated[
         int | None, typer.Option(help="Restarts after failures of its own; default: 3.", min=0)
     ] = None,
+    workdir: Annotated[
+        str,
+        typer.Option(
+            help="The folder to upload and start in, without what its ignore files name; an "
+            "absolute path or a URI is one of the machines."
+        ),
+    ] = ".",
+    no_workdir: Annotated[
+        bool, typer.Option("--no-workdir", help="Upload nothing; start in an empty folder.")
+    ] = False,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Do not follow logs.")] = False,
     project: Project = None,
 ) -> None:
@@ -186,10 +197,11 @@ def submit(
         "max_duration": max_duration,
         "max_restarts": max_restarts,
         "resources": {"accelerator": accelerator} if accelerator else None,
+        "workdir": None if no_workdir else workdir,
     }
     document |= {field: value for field, value in optional.items() if value not in (None, [], {})}
     with connect(project) as client:
-        job = client.submit(document)
+        job = client.submit(upload_workdir(client, document, Path()))
         print(f"job/{job.name} created")
         if detach:
             return

@@ -19,6 +19,7 @@ from quarterdeck.client.paging import collect
 from quarterdeck.client.services import Services
 from quarterdeck.client.streams import follow
 from quarterdeck.client.transport import API, Params, Transport
+from quarterdeck.client.uploads import Uploads
 from quarterdeck.specs.resources import (
     ApplyRequest,
     ApplyResult,
@@ -83,6 +84,7 @@ class Client:
         self.keys = Keys(self.transport)
         self.secrets = Secrets(self.transport, project)
         self.projects = Projects(self.transport)
+        self.uploads = Uploads(self.transport, project)
 
     @classmethod
     def discover(cls, *, project: str | None = None, **options: Any) -> Client:

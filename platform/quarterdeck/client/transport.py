@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -130,6 +130,22 @@ class Transport:
                 f"{response.request.url.path} answered something that is no {kind.__name__}: "
                 "is this address a Quarterdeck api?"
             ) from error
+
+    def upload(
+        self, path: str, parts: Iterable[bytes], size: int, *, params: Params | None, timeout: float
+    ) -> httpx.Response:
+        """PUT `size` bytes, once. `timeout` bounds the silence. Raises QuarterdeckError."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        try:
+            response = self._http.put(
+                path, params=_plain(params), content=parts, headers=headers,
+                timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT),
+            )  # fmt: skip
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self.url}{path}: {error or type(error).__name__}") from error
+        if not response.is_success:
+            raise error_from(response)
+        return response
 
     @contextmanager
     def stream(

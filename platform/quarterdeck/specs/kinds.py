@@ -15,6 +15,7 @@ from quarterdeck.specs.presets import load_preset
 from quarterdeck.specs.references import ReferenceText
 from quarterdeck.specs.training import Parallelism, Precision, Training
 from quarterdeck.specs.units import Count, Share
+from quarterdeck.specs.workdir import Upload
 
 
 def _architecture(value: object) -> object:
@@ -125,7 +126,8 @@ class CommandSpec(JobSpec):
     kind: Literal["command"]
     command: str = Field(min_length=1)
     ranks: int = Field(default=1, ge=1, le=100_000)
-    workdir: str | None = None
+    workdir: str | Upload | None = None
+    """A relative path is a folder to upload, an absolute one or a URI one of the machines."""
     restart_safe: bool = False
     checkpoints: Checkpoints | None = None
     inputs: Inputs = {}

@@ -191,6 +191,13 @@ class AssetVersion(Message):
     created_at: datetime
 
 
+class Artifact(Message):
+    """Uploaded bytes of a project, named by their SHA-256."""
+
+    digest: str
+    size: int
+
+
 class Cluster(Message):
     id: str
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ MASTER_KEY = base64.urlsafe_b64encode(b"m" * 32).decode()
 def settings_for(database: Database, **changes: Any) -> ApiSettings:
     """Settings of a test's api."""
     usual: dict[str, Any] = {
-        "artifacts_uri": "file:///artifacts", "api_url": "http://api.test",
+        "artifacts_uri": f"memory://{uuid.uuid4()}", "api_url": "http://api.test",
         "master_key": MASTER_KEY,
     }  # fmt: skip
     return ApiSettings(database=database, **{**usual, **changes})

@@ -3,6 +3,7 @@ answer."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ CHECKS = [
     response_schema_conformance,
 ]
 SHORT = {"longest_stream": 0.0, "keep_alive_seconds": 0.05, "longest_wait": 0.1}
+EMPTY = hashlib.sha256(b"").hexdigest()
 MODEL = {"kind": "model", "name": "m", "digest": "d", "uri": "file:///m"}
 
 
@@ -125,6 +127,9 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
             {"id": unclaimed["run_id"]}, {"epoch": unclaimed["epoch"], "agent_id": "agent-1"}
         ),
         "run_beat": Good({"id": start["run_id"]}, {**beat, "seq": 2}),
+        "put_artifact": Good({"digest": EMPTY}, b""),
+        "get_artifact": Good({"digest": EMPTY}),
+        "get_artifact_content": Good({"digest": EMPTY}),
         "problem_page": Good({"name": "not_found"}),
     }
     return good, order["run_key"]
@@ -149,7 +154,8 @@ def test_every_operation_succeeds_once_and_never_answers_what_is_not_documented(
         one = good[name]
         options: dict[str, Any] = {"query": one.query, "path_parameters": one.path}
         if one.body is not None:
-            options |= {"body": one.body, "media_type": "application/json"}
+            media_type = "application/octet-stream" if one.body == b"" else "application/json"
+            options |= {"body": one.body, "media_type": media_type}
         case = operation.Case(**options)
         response = case.call(headers={**headers(name), **one.headers})
         case.validate_response(response, checks=CHECKS)

@@ -38,8 +38,12 @@ Cli = Callable[..., Said]
 
 @pytest.fixture
 def cli(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    platform: Platform,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> Cli:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QUARTERDECK_HOME", str(platform.home.folder))
     for name in ("QUARTERDECK_URL", "QUARTERDECK_KEY", "QUARTERDECK_PROJECT"):
         monkeypatch.delenv(name, raising=False)

@@ -21,6 +21,17 @@ class OutOfMemory(Exception):
     """Host or device memory does not suffice; the message says how much was wanted."""
 
 
+class CannotStart(Exception):
+    """A node could not make ready what a rank needs. It crosses processes with its blame."""
+
+    def __init__(self, message: str, blame: Blame) -> None:
+        super().__init__(message, blame)
+        self.blame = blame
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def blame_of(error: BaseException) -> Blame:
     """Whom an exception blames, looking along its chain of causes.
 

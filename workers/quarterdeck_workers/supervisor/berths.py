@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quarterdeck.specs.protocol import RunOrder
+from quarterdeck_workers.rank.code import start_folder
 from quarterdeck_workers.rank.context import RankContext, environment_for
 from quarterdeck_workers.rank.entry import STACKS_FILE
 from quarterdeck_workers.rank.folders import RESUME_DIR, RESUME_STEP
@@ -88,7 +89,7 @@ def launch_for(order: RunOrder, berth: Berth, private: Path) -> Launch:
         local_rank=berth.local_rank, local_world_size=berth.local_world_size,
         node_rank=berth.node_rank, master_address=berth.master_address,
         master_port=berth.master_port, workdir=str(workdir),
-        cwd=str(order.spec.get("workdir") or workdir), private=str(private),
+        cwd=str(start_folder(order, workdir)), private=str(private),
         environment=environment, command=command,
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 
 from quarterdeck.specs.protocol import Blame, OutputAsset, RunOrder
+from quarterdeck_workers.rank.code import fetch_code
 from quarterdeck_workers.rank.errors import DataError, blame_of
 from quarterdeck_workers.rank.folders import restore_folder
 from quarterdeck_workers.rank.inputs import publish_outputs, stage_inputs
@@ -67,6 +68,8 @@ class Host:
         announce("host", order)
         workdir = workdir_of(order)
         self._held = workdir, hold(workdir)
+        if order.kind == "command":
+            await asyncio.to_thread(fetch_code, order, workdir)
         if order.kind == "command" and order.resume is not None:
             await asyncio.to_thread(restore_folder, order, order.resume, workdir / RESUME_FOLDER)
         if order.kind == "command":

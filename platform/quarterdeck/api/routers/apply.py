@@ -52,7 +52,8 @@ def apply(
     """Create, update or leave each document as it is; all of them, or none when one is wrong."""
     wishes = Wishes(replace=request.replace, force=request.force, prune=request.prune)
     home = caller.named_in(project)
-    prepared = prepare(state.database, caller, request.documents, home, wishes)
+    artifacts = None if request.dry_run else state.artifacts
+    prepared = prepare(state.database, caller, request.documents, home, wishes, artifacts=artifacts)
 
     def work(session: Session) -> r.ApplyResult:
         done = submit(session, caller, prepared, wishes)

@@ -64,7 +64,9 @@ def submit_job(
     """Submit one job; unlike apply it makes a new one each time."""
     wishes = Wishes(force=force, always_new=True)
     home = caller.named_in(project)
-    prepared = prepare(state.database, caller, [document], home, wishes, root="")
+    prepared = prepare(
+        state.database, caller, [document], home, wishes, artifacts=state.artifacts, root=""
+    )
     one = prepared.documents[0]
     if not one.is_job:
         message = "a service is no job: apply it"
