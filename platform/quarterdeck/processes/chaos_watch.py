@@ -82,13 +82,13 @@ class Watcher:
         home: Home,
         client: Callable[[], Client],
         gateway_answers: Callable[[], bool],
-        on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.recoveries: list[Recovery] = []
         self._home = home
         self._client = client
         self._gateway_answers = gateway_answers
-        self._on_event = on_event
+        self.on_event: Callable[[Event], None] = lambda event: None
+        """Hears every event first."""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._threads = [
@@ -136,7 +136,7 @@ class Watcher:
             with suppress(QuarterdeckError), self._client() as client:
                 for event in client.follow_events(last_event_id=last):
                     last = str(event.id)
-                    self._on_event(event)
+                    self.on_event(event)
                     with self._lock:
                         for recovery in self.recoveries:
                             hear(recovery, event)
