@@ -231,6 +231,7 @@ def main() -> int:
     parser.add_argument("--kinds", help="comma-separated, instead of all")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--controllers", type=int, default=1)
+    parser.add_argument("--agents", type=int, default=1, help="that race for one cluster")
     parser.add_argument("--node-ip", default="127.0.0.9")
     parser.add_argument("--break", dest="broken", choices=("claim",))
     parser.add_argument("--keep", type=Path, help="a new folder that stays, with all logs")
@@ -243,7 +244,7 @@ def main() -> int:
         path = python_path(Path(__file__).with_name("broken_claim"))
         environment["PYTHONPATH"] = path
     shape = Shape(
-        controllers=options.controllers, agents=2 if broken else 1, node_ip=options.node_ip,
+        controllers=options.controllers, agents=max(options.agents, 1 + broken), node_ip=options.node_ip,
         slots=4 * RANKS * options.live, environment=environment,
     )  # fmt: skip
     with installation(shape, database=options.database, keep=options.keep) as platform:

@@ -20,6 +20,7 @@ from quarterdeck_workers.agent.ray_process import (
     ray_folder,
     running,
     start_ray,
+    starting,
     stop_ray,
 )
 from quarterdeck_workers.agent.settings import AgentSettings
@@ -43,7 +44,8 @@ def main(settings: AgentSettings) -> int:
     key = read_key(settings.key_path)
     with AgentClient(settings.url, key) as client:
         try:
-            node = running(settings.home) or _start(settings, client)
+            with starting(settings.home):
+                node = running(settings.home) or _start(settings, client)
             log.info("Ray at %s, this machine is %s", node.address, node.node_ip)
             if node.head:
                 return _serve(settings, client, node, stopped)

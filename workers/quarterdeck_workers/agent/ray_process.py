@@ -6,6 +6,7 @@ the home's folder in its environment, so that also workers and ranks are found a
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -15,8 +16,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ NODE_HOME = "QUARTERDECK_NODE_HOME"
 NODE_TEMP = "QUARTERDECK_NODE_TEMP"
 TOKEN_FILE = "token"
 RECORD_FILE = "ray.json"
+LOCK_FILE = "starting"
 LONGEST_TEMP = 40
 """Characters of Ray's folder: its sockets add up to 64, and unix sockets allow 107."""
 START_SECONDS = 90.0
@@ -87,6 +89,20 @@ def client_environment(home: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(ray_folder(home) / TOKEN_FILE),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+
+
+@contextmanager
+def starting(home: Path) -> Iterator[None]:
+    """One agent of a home at a time looks for its Ray or starts it: starting ends what was left
+    of an earlier one, and two would end each other's."""
+    folder = ray_folder(home)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def start_ray(home: Path, options: RayOptions) -> RayNode:
