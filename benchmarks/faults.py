@@ -244,8 +244,8 @@ def main() -> int:
         path = python_path(Path(__file__).with_name("broken_claim"))
         environment["PYTHONPATH"] = path
     shape = Shape(
-        controllers=options.controllers, agents=max(options.agents, 1 + broken), node_ip=options.node_ip,
-        slots=4 * RANKS * options.live, environment=environment,
+        controllers=options.controllers, agents=max(options.agents, 1 + broken),
+        node_ip=options.node_ip, slots=4 * RANKS * options.live, environment=environment,
     )  # fmt: skip
     with installation(shape, database=options.database, keep=options.keep) as platform:
         with tempfile.TemporaryDirectory(prefix="qd-records-") as folder:
