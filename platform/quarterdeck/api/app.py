@@ -30,10 +30,12 @@ from quarterdeck.api.routers import (
     plan,
     records,
     services,
+    tunnels,
 )
 from quarterdeck.api.schema import install_schema
 from quarterdeck.api.settings import ApiSettings
 from quarterdeck.api.state import ApiState
+from quarterdeck.api.tunnels import Tunnels
 from quarterdeck.api.vault import Vault
 from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.store.access_queries import ensure_project, forget_answers
@@ -54,6 +56,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         news=News(settings.database, settings.poll_seconds, settings.max_streams),
         monitoring=Monitoring(),
         artifacts=ArtifactStore(settings.artifacts_uri, settings.artifacts_options),
+        tunnels=Tunnels(),
     )
     app = FastAPI(
         title="Quarterdeck",
@@ -103,6 +106,7 @@ def _versioned() -> list[APIRouter]:
         access.router,
         plan.router,
         agents.router,
+        tunnels.router,
     ]
 
 

@@ -11,7 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from quarterdeck.api.credentials import digest
 from quarterdeck.api.problems import ProblemError
-from quarterdeck.api.state import State
+from quarterdeck.api.state import ApiState, State
 from quarterdeck.specs.base import NAME_PATTERN
 from quarterdeck.store.key_queries import find_key
 from quarterdeck.store.tables import KeyRow
@@ -96,6 +96,11 @@ def find_caller(
     state: State, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_scheme)]
 ) -> Caller:
     """The key of the header Authorization; raises `key_unknown`."""
+    return key_of(state, given)
+
+
+def key_of(state: ApiState, given: HTTPAuthorizationCredentials | None) -> Caller:
+    """The caller with these credentials; raises `key_unknown`."""
     if given is None or not given.credentials or len(given.credentials) > _LONGEST_KEY:
         raise _unknown("send Authorization: Bearer KEY")
     with state.database.read() as session:

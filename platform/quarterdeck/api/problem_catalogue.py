@@ -101,6 +101,11 @@ _KINDS = (
         "it is shown as unknown. If you know better, repeat with force (--force).",
     ),
     ProblemKind(
+        "not_running", 409, "There is no rank to reach",
+        "Programs, terminals and ports are reached while a job runs or a replica lives. Wait for "
+        "phase running (quarterdeck wait job/NAME --until running).",
+    ),
+    ProblemKind(
         "name_taken", 409, "That name is in use",
         "Choose another name, or remove what has it.",
     ),

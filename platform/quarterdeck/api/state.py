@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from quarterdeck.api.monitoring import Monitoring
 from quarterdeck.api.news import News
 from quarterdeck.api.settings import ApiSettings
+from quarterdeck.api.tunnels import Tunnels
 from quarterdeck.api.vault import Vault
 from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.store.sessions import Database
@@ -24,6 +25,7 @@ class ApiState:
     news: News
     monitoring: Monitoring
     artifacts: ArtifactStore
+    tunnels: Tunnels
 
     @property
     def database(self) -> Database:

@@ -21,6 +21,7 @@ from quarterdeck.cli import (
     models,
     plan,
     services,
+    tunnels,
 )
 from quarterdeck.cli.session import EXPIRED, REFUSED, USAGE, explain, note
 
@@ -72,6 +73,9 @@ def make_app() -> typer.Typer:
     for panel, functions in commands.items():
         for function in functions:
             app.command(rich_help_panel=panel)(function)
+    app.command("exec", rich_help_panel=LOOK)(tunnels.exec_)
+    app.command("attach", rich_help_panel=LOOK)(tunnels.attach)
+    app.command("port-forward", rich_help_panel=LOOK)(tunnels.port_forward)
     app.add_typer(models.models, name="models", rich_help_panel=LOOK)
     app.add_typer(datasets.datasets, name="datasets", rich_help_panel=LOOK)
     app.add_typer(fleet.nodes, name="nodes", rich_help_panel=OPERATE)

@@ -8,6 +8,7 @@ from quarterdeck.api.app import create_app
 from quarterdeck.api.credentials import digest
 from quarterdeck.api.problems import headers_problem
 from quarterdeck.api.settings import ApiSettings
+from quarterdeck.api.tunnels import LARGEST_MESSAGE
 from quarterdeck.client.config import read_key
 from quarterdeck.gateway.deadlines import protocol_for
 from quarterdeck.processes.home import Home, prepare
@@ -53,7 +54,8 @@ def server_for(settings: ApiSettings, host: str, port: int) -> uvicorn.Server:
             host=host,
             port=port,
             http=protocol_for(settings, headers_problem),
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=LARGEST_MESSAGE,
             access_log=False,
             server_header=False,
             log_level="info",

@@ -75,6 +75,18 @@ class RunToKill(Message):
     reason: str
 
 
+class TunnelToOpen(Message):
+    """A user waits for a connection into a run: the rank's node opens it, outwards."""
+
+    tunnel_id: str
+    run_id: str
+    epoch: int
+    rank: int
+    kind: Literal["exec", "attach", "forward"]
+    token: str
+    """Opens this one tunnel, as the bearer of GET /api/v1/agents/{cluster}/tunnels/{id}."""
+
+
 class AgentWork(Message):
     """GET /api/v1/agents/{cluster}/work?wait=20 (long poll): what there is to do."""
 
@@ -83,6 +95,7 @@ class AgentWork(Message):
     kill: list[RunToKill] = []
     watch: list[RunToStart] = []
     """Runs claimed on this cluster whose liveness the agent reports in its beats."""
+    tunnels: list[TunnelToOpen] = []
 
 
 class Claim(Message):

@@ -20,7 +20,14 @@ from quarterdeck.store.tables_record import (
     LogChunkRow,
     StepMetricsRow,
 )
-from quarterdeck.store.tables_work import JobEdgeRow, JobRow, RevisionRow, RunRow, ServiceRow
+from quarterdeck.store.tables_work import (
+    JobEdgeRow,
+    JobRow,
+    RevisionRow,
+    RunRow,
+    ServiceRow,
+    TunnelRow,
+)
 
 __all__ = [
     "AssetAliasRow",
@@ -45,4 +52,5 @@ __all__ = [
     "ServiceRow",
     "SettingRow",
     "StepMetricsRow",
+    "TunnelRow",
 ]

@@ -226,3 +226,17 @@ class RunRow(Leased, Base):
         Index(None, "cluster", "phase"),
         Index(None, "phase", "due_at"),
     )
+
+
+class TunnelRow(Base):
+    """A connection into a run that a user waits for; gone once it was opened."""
+
+    __tablename__ = "tunnels"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[str]
+    epoch: Mapped[int]
+    cluster: Mapped[str] = mapped_column(index=True)
+    rank: Mapped[int]
+    kind: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=database_now())

@@ -25,7 +25,14 @@ from quarterdeck.client.errors import (
     StaleEpoch,
     Unreachable,
 )
-from quarterdeck.specs.protocol import AgentBeat, AgentWork, NodeReport, RunSighting, RunToStart
+from quarterdeck.specs.protocol import (
+    AgentBeat,
+    AgentWork,
+    NodeReport,
+    RunSighting,
+    RunToStart,
+    TunnelToOpen,
+)
 from quarterdeck_workers.agent.ray_cluster import RayCluster, RaySilent
 from quarterdeck_workers.agent.settings import AgentSettings
 
@@ -70,6 +77,8 @@ class Agent:
         self._creating: set[tuple[str, int]] = set()
         self._taken: set[tuple[str, int]] = set()
         self._greeted: set[str] = set()
+        self._tunnels: set[str] = set()
+        """Offered ones that were taken up."""
         self._failure: BaseException | None = None
         self._sights = ThreadPoolExecutor(_SIGHTINGS_AT_ONCE, thread_name_prefix="sight")
 
@@ -188,7 +197,7 @@ class Agent:
                 self._cluster.kill(kill.run_id, kill.epoch)
             except RaySilent as error:
                 log.warning("kill of %s: %s", kill.run_id, error)
-        new = False
+        new = self._open_tunnels(work.tunnels)
         for run in work.start:
             with self._lock:
                 key = (run.run_id, run.epoch)
@@ -203,6 +212,17 @@ class Agent:
                 with self._lock:
                     self._creating.discard(key)
         return new
+
+    def _open_tunnels(self, tunnels: list[TunnelToOpen]) -> bool:
+        with self._lock:
+            fresh = [each for each in tunnels if each.tunnel_id not in self._tunnels]
+            self._tunnels = {each.tunnel_id for each in tunnels}
+        for each in fresh:
+            try:
+                self._cluster.open_tunnel(each)
+            except (RaySilent, ValueError) as error:
+                log.warning("tunnel to run %s: %s", each.run_id, error)
+        return bool(fresh)
 
     def _start(self, run: RunToStart) -> None:
         try:

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from quarterdeck.specs.protocol import NodeReport, RunOrder, RunSighting
+from quarterdeck.specs.protocol import NodeReport, RunOrder, RunSighting, TunnelToOpen
 from quarterdeck_workers.agent.ray_process import RayNode, client_environment
 from quarterdeck_workers.supervisor.actor import NAMESPACE, SupervisorActor, actor_name
 
@@ -88,6 +88,15 @@ class RayCluster:
                 return
 
         self._bounded(end)
+
+    def open_tunnel(self, request: TunnelToOpen) -> None:
+        """Have the run's supervisor open a user's tunnel. Raises RaySilent, ValueError."""
+
+        def ask() -> None:
+            supervisor = ray.get_actor(actor_name(request.run_id, request.epoch), NAMESPACE)
+            supervisor.open_tunnel.remote(request)
+
+        self._bounded(ask)
 
     def _bounded(self, call: Callable[[], Answer], limit: float = _CALL_SECONDS) -> Answer:
         future: Future[Answer] = self._calls.submit(call)

@@ -31,7 +31,7 @@ PRELOADED = (
     "transformers.models.gpt2.modeling_gpt2", "deepspeed", "deepspeed.runtime.engine",
     "deepspeed.runtime.pipe.engine", "quarterdeck_workers.training.pretrain",
     "quarterdeck_workers.evaluation.jobs", "quarterdeck_workers.data.jobs",
-    "quarterdeck_workers.engine.serve",
+    "quarterdeck_workers.engine.serve", "quarterdeck_workers.rank.tunnel",
 )  # fmt: skip
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

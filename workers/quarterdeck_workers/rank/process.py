@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -36,6 +37,8 @@ _LAST_WORDS_SECONDS = 60.0
 """How long what a dead process has said may take to be read, and its last folder to be kept."""
 _URGENT = frozenset({"failure", "checkpoint", "output", "endpoint", "phase", "exit", "gone"})
 REPORT_PATH = "report.sock"
+TAP_PREFIX = "tap-"
+_TAP_SECONDS = 30.0
 
 
 class LaunchFailed(Exception):
@@ -72,6 +75,7 @@ class RankProcess:
         self._alive = -1
         self._reports: list[socket.socket] = []
         self._reporters: set[int] = set()
+        self._taps: list[socket.socket] = []
         self._first_step = True
         self._readers: list[threading.Thread] = []
         self._ending = threading.Event()
@@ -219,13 +223,51 @@ class RankProcess:
     def _say(self, kind: str, **content: Any) -> None:
         self._add({"type": kind, "at": time.time(), **content})
 
+    def tap(self) -> str:
+        """The path of a socket on which one reader gets the output from now on, as it comes.
+
+        A reader that falls behind misses some; the rank is never held up. Raises OSError.
+        """
+        path = Path(self.launch.private, f"{TAP_PREFIX}{secrets.token_hex(4)}")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.settimeout(_TAP_SECONDS)
+        listener.bind(str(path))
+        listener.listen(1)
+        self._thread(self._accept_tap, listener)
+        return str(path)
+
+    def _accept_tap(self, listener: socket.socket) -> None:
+        with listener, suppress(OSError):
+            reader, _ = listener.accept()
+            reader.setblocking(False)
+            with self._lock:
+                self._taps.append(reader)
+
+    def _pass_on(self, data: bytes) -> None:
+        with self._lock:
+            taps = list(self._taps)
+        for reader in taps:
+            try:
+                reader.send(data)
+            except BlockingIOError:
+                continue
+            except OSError:
+                with self._lock:
+                    self._taps.remove(reader)
+                reader.close()
+
     def _read_output(self, descriptor: int) -> None:
         with os.fdopen(descriptor, "rb", buffering=0) as stream:
             while data := stream.read(65536):
                 with self._lock:
                     self._logs.feed(data, time.time())
+                if self._taps:
+                    self._pass_on(data)
         with self._lock:
             self._logs.close(time.time())
+            for reader in self._taps:
+                reader.close()
+            self._taps.clear()
 
     def _add(self, message: dict[str, Any]) -> None:
         with self._lock:

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
-from quarterdeck.specs.protocol import BeatReply, RunOrder, RunPhase
+from quarterdeck.specs.protocol import BeatReply, RunOrder, RunPhase, TunnelToOpen
 from quarterdeck_workers.rank.process import RankNews
 from quarterdeck_workers.supervisor.beats import Beats, client_for
 from quarterdeck_workers.supervisor.failures import (
@@ -71,6 +72,13 @@ class Supervisor:
     async def ping(self) -> bool:
         """A sign of life."""
         return True
+
+    async def open_tunnel(self, request: TunnelToOpen) -> None:
+        """Open a user's tunnel beside a rank; a failure shows as a tunnel that never opens."""
+        try:
+            await self._gang.open_tunnel(request, self._run.api_url, self._run.cluster)
+        except (KeyError, StopIteration, TimeoutError, RayError) as error:
+            log.warning("tunnel to rank %d was not opened: %s", request.rank, error)
 
     async def run(self, order: RunOrder) -> None:
         """Carry the run to its end, then leave the actor."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quarterdeck.specs.protocol import RunOrder
+from quarterdeck.specs.protocol import RunOrder, TunnelToOpen
 from quarterdeck_workers.rank.code import start_folder
 from quarterdeck_workers.rank.context import RankContext, environment_for
 from quarterdeck_workers.rank.entry import STACKS_FILE
@@ -18,6 +19,7 @@ from quarterdeck_workers.rank.launch import Launch, scrubbed
 from quarterdeck_workers.rank.parent import ENVIRONMENT
 from quarterdeck_workers.rank.process import REPORT_PATH
 from quarterdeck_workers.rank.reporting import REPORT_SOCKET, STACKS
+from quarterdeck_workers.rank.tunnel import SETTINGS as TUNNEL_SETTINGS
 
 NODE_HOME = "QUARTERDECK_NODE_HOME"
 """Variable of Ray's processes on a node: the folder of this node's part of the platform."""
@@ -96,3 +98,20 @@ def launch_for(order: RunOrder, berth: Berth, private: Path) -> Launch:
 
 def _env(order: RunOrder) -> dict[str, Any]:
     return dict(order.spec.get("env") or {})
+
+
+def tunnel_launch(
+    beside: Launch, private: Path, request: TunnelToOpen, api_url: str, cluster: str, output: str
+) -> Launch:
+    """What a tunnel's process is started with: the rank's own environment and folder."""
+    settings = private / "tunnel.json"
+    settings.touch(mode=0o600)
+    settings.write_text(
+        json.dumps(
+            {**request.model_dump(), "api_url": api_url, "cluster": cluster, "output": output}
+        ),
+        encoding="utf-8",
+    )
+    environment = {**beside.environment, TUNNEL_SETTINGS: str(settings)}
+    entry = "quarterdeck_workers.rank.tunnel:main"
+    return replace(beside, private=str(private), environment=environment, command=None, entry=entry)

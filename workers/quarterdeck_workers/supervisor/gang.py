@@ -18,7 +18,13 @@ from ray.exceptions import (
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from quarterdeck.specs.protocol import Blame, OutputAsset, RankPlacement, RunOrder
+from quarterdeck.specs.protocol import (
+    Blame,
+    OutputAsset,
+    RankPlacement,
+    RunOrder,
+    TunnelToOpen,
+)
 from quarterdeck_workers.rank.process import RankNews
 from quarterdeck_workers.supervisor.berths import Berth
 from quarterdeck_workers.supervisor.host_actor import HostActor, NotStarted, start_blame
@@ -59,9 +65,10 @@ class Gang:
 
     def __init__(self, order: RunOrder) -> None:
         self.order = order
+        self.placements = sorted(order.placements, key=lambda place: place.rank)
         self.hosts: dict[str, list[RankPlacement]] = {}
         """The placements by node, in the order of ranks."""
-        for place in sorted(order.placements, key=lambda place: place.rank):
+        for place in self.placements:
             self.hosts.setdefault(place.node_id, []).append(place)
         for places in self.hosts.values():
             places.sort(key=lambda place: place.local_rank)
@@ -195,6 +202,12 @@ class Gang:
         await self._quietly(
             lambda actor: actor.stop.remote(checkpoint, deadline_seconds, reason), KILL_SECONDS
         )
+
+    async def open_tunnel(self, request: TunnelToOpen, api_url: str, cluster: str) -> None:
+        """Open a tunnel beside one of the ranks. Raises KeyError, TimeoutError, RayError."""
+        node_id = next(place.node_id for place in self.placements if place.rank == request.rank)
+        opening = self._actors[node_id].open_tunnel.remote(request, api_url, cluster)
+        await asyncio.wait_for(_await(opening), KILL_SECONDS)
 
     async def stacks(self) -> dict[int, str]:
         """Stacks of all ranks that still answer."""

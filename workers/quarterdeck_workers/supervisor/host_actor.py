@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 
-from quarterdeck.specs.protocol import Blame, OutputAsset, RunOrder
+from quarterdeck.specs.protocol import Blame, OutputAsset, RunOrder, TunnelToOpen
 from quarterdeck_workers.rank.code import fetch_code
 from quarterdeck_workers.rank.errors import DataError, blame_of
 from quarterdeck_workers.rank.folders import restore_folder
@@ -33,6 +33,7 @@ from quarterdeck_workers.supervisor.berths import (
     Berth,
     launch_for,
     private_folder,
+    tunnel_launch,
     workdir_of,
 )
 from quarterdeck_workers.supervisor.presence import announce
@@ -55,6 +56,7 @@ class Host:
 
     def __init__(self) -> None:
         self._processes: dict[int, RankProcess] = {}
+        self._tunnels: list[RankProcess] = []
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._held: tuple[Path, int] | None = None
@@ -129,7 +131,7 @@ class Host:
 
     async def kill(self) -> None:
         """End the processes and all below them, and wait until nothing is left."""
-        processes = list(self._processes.values())
+        processes = [*self._processes.values(), *self._tunnels]
         for process in processes:
             process.kill()
         for process in processes:
@@ -137,6 +139,30 @@ class Host:
         if self._held is not None:
             release(*self._held)
             self._held = None
+
+    async def open_tunnel(self, request: TunnelToOpen, api_url: str, cluster: str) -> None:
+        """Start the process that opens a tunnel beside one of the ranks here.
+
+        Raises KeyError for a rank that is not here, LaunchFailed, OSError.
+        """
+        process = self._processes[request.rank]
+        await asyncio.to_thread(self._open_tunnel, process, request, api_url, cluster)
+
+    def _open_tunnel(
+        self, process: RankProcess, request: TunnelToOpen, api_url: str, cluster: str
+    ) -> None:
+        self._tunnels = [tunnel for tunnel in self._tunnels if not tunnel.gone.is_set()]
+        output = process.tap() if request.kind == "attach" else ""
+        private = private_folder()
+        tunnel = RankProcess(
+            tunnel_launch(process.launch, private, request, api_url, cluster, output)
+        )
+        try:
+            tunnel.start(Path(os.environ[NODE_TEMP], PARENT_SOCKET))
+        except BaseException:
+            shutil.rmtree(private, ignore_errors=True)
+            raise
+        self._tunnels.append(tunnel)
 
     async def stacks(self) -> dict[int, str]:
         """Stacks of the processes' threads, by rank."""

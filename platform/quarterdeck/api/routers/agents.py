@@ -16,9 +16,20 @@ from quarterdeck.api.problems import ProblemError, documented
 from quarterdeck.api.routing_table import snapshot
 from quarterdeck.api.state import ApiState, State
 from quarterdeck.api.strict_json import StrictRoute
-from quarterdeck.specs.protocol import AgentBeat, AgentWork, BeatReply, Claim, RunBeat, RunOrder
+from quarterdeck.api.tunnels import token_for
+from quarterdeck.specs.protocol import (
+    AgentBeat,
+    AgentWork,
+    BeatReply,
+    Claim,
+    RunBeat,
+    RunOrder,
+    TunnelToOpen,
+)
 from quarterdeck.specs.resources import GatewaySnapshot
 from quarterdeck.store import agents, beats
+from quarterdeck.store.sessions import Session
+from quarterdeck.store.tunnel_queries import waiting_tunnels
 
 router = APIRouter(route_class=StrictRoute, tags=["machines"])
 Found = TypeVar("Found")
@@ -38,7 +49,19 @@ def agent_beat(cluster: NamePath, beat: AgentBeat, state: State, caller: Agent) 
     sealed = state.vault.seal(beat.ray_token) if beat.ray_token else None
     with state.database.write() as session:
         agents.record_agent_beat(session, cluster, beat, encrypted_token=sealed)
-        return agents.work_for(session, cluster)
+        return _work(session, state, cluster)
+
+
+def _work(session: Session, state: ApiState, cluster: str) -> AgentWork:
+    work = agents.work_for(session, cluster)
+    work.tunnels = [
+        TunnelToOpen(
+            tunnel_id=row.id, run_id=row.run_id, epoch=row.epoch, rank=row.rank,
+            kind=row.kind, token=token_for(state.settings.master_key, row.id),
+        )
+        for row in waiting_tunnels(session, cluster)
+    ]  # fmt: skip
+    return work
 
 
 @router.get(
@@ -53,9 +76,12 @@ async def agent_work(cluster: NamePath, state: State, caller: Agent, wait: Wait 
 
     def look() -> AgentWork:
         with state.database.read() as session:
-            return agents.work_for(session, cluster)
+            return _work(session, state, cluster)
 
-    return await long_poll(state, look, lambda work: bool(work.start or work.kill), wait)
+    def enough(work: AgentWork) -> bool:
+        return bool(work.start or work.kill or work.tunnels)
+
+    return await long_poll(state, look, enough, wait)
 
 
 @router.post(
