@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 import quarterdeck
+from quarterdeck.api.log_reader import LogReader
 from quarterdeck.api.middleware import AnswerDeadline, BodyLimit, CatchFailures, RequestIdentity
 from quarterdeck.api.monitoring import PREFIX, CountRequests, Monitoring
 from quarterdeck.api.news import News
@@ -50,13 +51,15 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     Raises ValueError when the master key is no Fernet key.
     """
+    artifacts = ArtifactStore(settings.artifacts_uri, settings.artifacts_options)
     parts = ApiState(
         settings=settings,
         vault=Vault(settings.master_key),
         news=News(settings.database, settings.poll_seconds, settings.max_streams),
         monitoring=Monitoring(),
-        artifacts=ArtifactStore(settings.artifacts_uri, settings.artifacts_options),
         tunnels=Tunnels(),
+        artifacts=artifacts,
+        logs=LogReader(settings.database, artifacts),
     )
     app = FastAPI(
         title="Quarterdeck",

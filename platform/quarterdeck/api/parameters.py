@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Header, Path, Query
+from pydantic import Field
 
+from quarterdeck.api.log_search import LONGEST
 from quarterdeck.api.problems import ProblemError
 from quarterdeck.specs.base import NAME_PATTERN
 from quarterdeck.specs.units import parse_duration
@@ -27,9 +29,21 @@ Follow = Annotated[
 ]
 LastEventId = Annotated[
     str | None,
-    Header(max_length=40, pattern=r"^[0-9.]*$", description="Go on after this message."),
+    Header(max_length=60, pattern=r"^[0-9.]*$", description="Go on after this message."),
 ]
-Rank = Annotated[int | None, Query(ge=0, le=LARGEST_INT, description="Lines of this rank only.")]
+LogLimit = Annotated[int, Query(ge=1, le=5000, description="Most lines of the page.")]
+Ranks = Annotated[
+    list[Annotated[int, Field(ge=0, le=LARGEST_INT)]] | None,
+    Query(max_length=1024, description="Lines of this rank only; may be given several times."),
+]
+LogStream = Annotated[
+    Literal["output", "setup"] | None, Query(description="`output` or `setup`; default: both.")
+]
+Search = Annotated[
+    str | None,
+    Query(min_length=1, max_length=LONGEST, description="Lines that hold this text only."),
+]
+AsRegex = Annotated[bool, Query(description="`search` is a regular expression.")]
 Epoch = Annotated[int | None, Query(ge=1, le=LARGEST_INT, description="Lines of this run only.")]
 Tail = Annotated[int | None, Query(ge=1, le=10_000, description="The newest lines only.")]
 Since = Annotated[

@@ -185,6 +185,11 @@ _KINDS = (
         "Repeat the request later. Administrators: check the database that /readyz names.",
     ),
     ProblemKind(
+        "artifacts_unavailable", 503, "The artifact store does not answer",
+        "Repeat the request later. Administrators: check that this api reaches the place that "
+        "QUARTERDECK_ARTIFACTS names, with the credentials in QUARTERDECK_ARTIFACTS_OPTIONS.",
+    ),
+    ProblemKind(
         "too_many_streams", 503, "Too many streams are open",
         "Close a stream, or repeat later: the number of streams of one api process is bounded.",
     ),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from quarterdeck.api.log_reader import LogReader, Match
 from quarterdeck.api.parameters import event_number
 from quarterdeck.api.problems import ProblemError
 from quarterdeck.api.streams import BATCH, Batch
-from quarterdeck.api.views import event_view, line_view
+from quarterdeck.api.views import event_view
 from quarterdeck.specs.resources import Event, LogLine, Page
+from quarterdeck.store.log_queries import LogFilter, unseen
 from quarterdeck.store.outbox import events_after
 from quarterdeck.store.paging import BadCursor
-from quarterdeck.store.record_queries import LogFilter, last_lines, lines_after, newest_event
+from quarterdeck.store.record_queries import newest_event
 from quarterdeck.store.sessions import Database, Session
 
 Ended = Callable[[Session], bool]
@@ -59,33 +61,42 @@ def event_look(
 
 
 def log_page(
-    database: Database, wanted: LogFilter, cursor: str | None, limit: int, tail: int | None
+    reader: LogReader,
+    wanted: LogFilter,
+    match: Match | None,
+    cursor: str | None,
+    limit: int,
+    tail: int | None,
 ) -> Page[LogLine]:
-    """Lines in the order of their arrival; `tail` chooses the newest where no cursor does."""
-    with database.read() as session:
-        if tail is not None and cursor is None:
-            return Page(items=[line_view(line) for line in last_lines(session, wanted, tail)])
-        lines = lines_after(session, wanted, cursor, limit=limit + 1)
-    more = lines[limit - 1].cursor if len(lines) > limit else None
-    return Page(items=[line_view(line) for line in lines[:limit]], next_cursor=more)
+    """Lines in the order of their arrival; `tail` chooses the newest where no cursor does. A page
+    may hold fewer than `limit` lines, or none, and still have a next one: searches are bounded."""
+    if tail is not None and cursor is None:
+        return Page(items=list(reader.last(wanted, tail, match).lines))
+    found = reader.after(wanted, cursor, limit, match)
+    return Page(items=list(found.lines), next_cursor=found.place if found.more else None)
 
 
 def log_look(
-    database: Database, wanted: LogFilter, tail: int | None, ended: Ended
+    database: Database,
+    reader: LogReader,
+    wanted: LogFilter,
+    match: Match | None,
+    tail: int | None,
+    ended: Ended,
 ) -> Callable[[str | None], Batch[LogLine]]:
     """What a stream of lines looks for."""
 
     def look(last: str | None) -> Batch[LogLine]:
         with database.read() as session:
-            over = ended(session)
-            try:
-                lines = (
-                    last_lines(session, wanted, tail)
-                    if tail is not None and not last
-                    else lines_after(session, wanted, last or None, limit=BATCH)
-                )
-            except BadCursor as error:
-                raise ProblemError("invalid_parameter", f"Last-Event-ID: {error}") from error
-        return Batch([(line.cursor, line_view(line)) for line in lines], over)
+            over = ended(session) and not unseen(session, wanted.owner_id)
+        try:
+            if tail is not None and not last:
+                found = reader.last(wanted, tail, match)
+            else:
+                found = reader.after(wanted, last or None, BATCH, match)
+        except BadCursor as error:
+            raise ProblemError("invalid_parameter", f"Last-Event-ID: {error}") from error
+        items = [(line.cursor, line) for line in found.lines]
+        return Batch(items, over, found.place, found.more)
 
     return look

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from quarterdeck.api.log_reader import LogReader
 from quarterdeck.api.monitoring import Monitoring
 from quarterdeck.api.news import News
 from quarterdeck.api.settings import ApiSettings
@@ -26,6 +27,7 @@ class ApiState:
     monitoring: Monitoring
     artifacts: ArtifactStore
     tunnels: Tunnels
+    logs: LogReader
 
     @property
     def database(self) -> Database:

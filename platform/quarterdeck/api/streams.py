@@ -21,10 +21,16 @@ END = "event: end\ndata: {}\n\n"
 
 @dataclass(frozen=True)
 class Batch(Generic[Content]):
-    """What a look found: items with their ids, and whether nothing will come any more."""
+    """What a look found: items with their ids, and whether nothing will come any more.
+
+    `place` is where to look on when it is not the last item's id; `more` says that the look was
+    cut short.
+    """
 
     items: Sequence[tuple[str, Content]]
     finished: bool = False
+    place: str | None = None
+    more: bool = False
 
 
 def wants_stream(request: Request, follow: bool) -> bool:
@@ -64,7 +70,8 @@ async def _messages(
         while True:
             for last_id, item in batch.items:
                 yield f"id: {last_id}\ndata: {item.model_dump_json()}\n\n"
-            if len(batch.items) < BATCH:
+            last_id = batch.place or last_id
+            if len(batch.items) < BATCH and not batch.more:
                 if batch.finished:
                     yield END
                     return

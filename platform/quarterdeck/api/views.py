@@ -13,7 +13,6 @@ from quarterdeck.store.asset_queries import Lineage
 from quarterdeck.store.dead_nodes import Held
 from quarterdeck.store.fleet_queries import Capacity
 from quarterdeck.store.job_queries import JobSums
-from quarterdeck.store.record_queries import Line
 from quarterdeck.store.tables import (
     AssetVersionRow,
     CheckpointRow,
@@ -94,12 +93,6 @@ def _replica(run: RunRow) -> r.Replica:
 
 def event_view(row: EventRow) -> r.Event:
     return r.Event.model_validate(_columns(row, r.Event))
-
-
-def line_view(line: Line) -> r.LogLine:
-    return r.LogLine(
-        cursor=line.cursor, rank=line.rank, epoch=line.epoch, at=line.at, line=line.text
-    )
 
 
 def metrics_view(row: StepMetricsRow, keys: Sequence[str] | None) -> r.MetricPoint:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from quarterdeck.controller.admission import Admission
 from quarterdeck.controller.clusters import Clusters
+from quarterdeck.controller.log_keeper import LogKeeper
 from quarterdeck.controller.retention import Files, Retention
 from quarterdeck.controller.runs import Runs
 from quarterdeck.controller.services import Services
@@ -20,6 +21,7 @@ BUSY_PAUSE_S = 0.05
 IDLE_PAUSE_S = 0.5
 ERROR_PAUSE_S = (1.0, 30.0)
 RETENTION_PAUSE_S = 10.0
+LOG_PAUSE_S = 2.0
 
 
 class Controller:
@@ -42,6 +44,7 @@ class Controller:
         self.services = Services(database)
         self.admission = Admission(database)
         self.retention = Retention(database, files) if files is not None else None
+        self.log_keeper = LogKeeper(database, files) if files is not None else None
 
     def tick(self) -> int:
         """Every reconciler once, in the order of cause and effect; how much changed."""
@@ -49,6 +52,8 @@ class Controller:
         changed += self.admission.tick()
         if self.retention is not None:
             changed += self.retention.tick()
+        if self.log_keeper is not None:
+            changed += self.log_keeper.tick()
         return changed
 
     def run(self, stop: threading.Event) -> None:
@@ -62,6 +67,8 @@ class Controller:
         ]
         if self.retention is not None:
             loops.append(("retention", self.retention.tick, RETENTION_PAUSE_S))
+        if self.log_keeper is not None:
+            loops.append(("log keeper", self.log_keeper.tick, LOG_PAUSE_S))
         threads = [
             threading.Thread(
                 target=_repeat, args=(name, tick, pause, stop), name=f"controller-{name}"

@@ -13,7 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class Files(Protocol):
-    """What retention needs of the artifact store."""
+    """What reconcilers need of the artifact store."""
+
+    def put_bytes(self, content: bytes, path: str) -> object:
+        """Write a file, whole or not at all."""
 
     def delete_prefix(self, path: str) -> object:
         """Delete everything under `path`; deleting what is gone already is no error."""

@@ -302,9 +302,12 @@ class LogLine(Message):
     cursor: str
     """Opaque position, usable as Last-Event-ID."""
     rank: int
+    """-1 in a notice."""
     epoch: int
     at: float
     line: str
+    stream: str = "output"
+    """`output`, `setup`, or `notice`: the platform's own word on lines that are missing."""
 
 
 class Applied(Message):

@@ -4,11 +4,8 @@ second arrival changes nothing."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import Insert, func, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from quarterdeck.specs.protocol import (
@@ -19,6 +16,8 @@ from quarterdeck.specs.protocol import (
     RunEvent,
 )
 from quarterdeck.store.ids import new_id
+from quarterdeck.store.inserts import insert_ignoring
+from quarterdeck.store.log_keeping import note_written
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.tables import (
     AssetInputRow,
@@ -30,13 +29,6 @@ from quarterdeck.store.tables import (
     StepMetricsRow,
 )
 from quarterdeck.store.text import clean
-
-
-def insert_ignoring(session: Session, table: Any, keys: Sequence[str]) -> Insert:
-    """An INSERT that skips rows whose `keys` exist already, in the session's dialect."""
-    if session.get_bind().dialect.name == "postgresql":
-        return postgresql_insert(table).on_conflict_do_nothing(index_elements=keys)
-    return sqlite_insert(table).on_conflict_do_nothing(index_elements=keys)
 
 
 def add_metrics(session: Session, run: RunRow, rows: Sequence[MetricRow]) -> None:
@@ -59,27 +51,29 @@ def add_metrics(session: Session, run: RunRow, rows: Sequence[MetricRow]) -> Non
 
 
 def add_logs(session: Session, run: RunRow, chunks: Sequence[LogChunk]) -> None:
-    """Store log lines by (run, rank, stream, seq)."""
-    full = [chunk for chunk in chunks if chunk.lines]
-    if not full:
+    """Store log lines by (run, rank, stream, seq), and note what is in the database now."""
+    rows = [
+        {
+            "run_id": run.id,
+            "owner_id": run.owner_id,
+            "epoch": run.epoch,
+            "rank": chunk.rank,
+            "stream": chunk.stream,
+            "seq": chunk.seq,
+            "first_at": min(at for at, _ in chunk.lines),
+            "last_at": max(at for at, _ in chunk.lines),
+            "lines": [[at, clean(line)] for at, line in chunk.lines],
+            "size": sum(len(line) for _, line in chunk.lines),
+        }
+        for chunk in chunks
+        if chunk.lines
+    ]
+    if not rows:
         return
-    session.execute(
-        insert_ignoring(session, LogChunkRow, ["run_id", "rank", "stream", "seq"]),
-        [
-            {
-                "run_id": run.id,
-                "owner_id": run.owner_id,
-                "epoch": run.epoch,
-                "rank": chunk.rank,
-                "stream": chunk.stream,
-                "seq": chunk.seq,
-                "first_at": chunk.lines[0][0],
-                "last_at": chunk.lines[-1][0],
-                "lines": [[at, clean(line)] for at, line in chunk.lines],
-            }
-            for chunk in full
-        ],
-    )
+    keys = ["run_id", "rank", "stream", "seq"]
+    session.execute(insert_ignoring(session, LogChunkRow, keys), rows)
+    size = sum(len(line) for chunk in chunks for _, line in chunk.lines)
+    note_written(session, run, len(rows), size)
 
 
 def add_checkpoints(session: Session, run: RunRow, manifests: Sequence[CheckpointManifest]) -> None:

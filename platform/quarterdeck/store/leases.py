@@ -11,14 +11,16 @@ from sqlalchemy.sql.expression import ColumnElement
 
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
+from quarterdeck.store.tables_logs import OwnerLogsRow
 from quarterdeck.store.tables_work import JobRow, RunRow, ServiceRow
 
 Row = TypeVar("Row", JobRow, RunRow, ServiceRow)
+Leased = TypeVar("Leased", JobRow, RunRow, ServiceRow, OwnerLogsRow)
 
 
 def claim_rows(
     session: Session,
-    table: type[Row],
+    table: type[Leased],
     where: Sequence[ColumnElement[bool]],
     *,
     lease_id: str,
@@ -47,7 +49,7 @@ def claim_rows(
 
 
 def release_rows(
-    session: Session, table: type[Row], ids: Sequence[str], lease_id: str, *, due_in: float = 0.0
+    session: Session, table: type[Leased], ids: Sequence[str], lease_id: str, *, due_in: float = 0.0
 ) -> None:
     """Give leases back; the rows are due again in `due_in` seconds. Rows leased by somebody else
     meanwhile are left alone."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Select,
     Text,
     cast,
@@ -93,6 +94,14 @@ def after_cursor(
 
 def _oldest_running() -> ColumnElement[int]:
     return cast(cast(literal_column("pg_snapshot_xmin(pg_current_snapshot())"), Text()), BigInteger)
+
+
+def visible(session: Session, transaction_id: Any) -> ColumnElement[bool] | None:
+    """The condition under which nothing older can still be committed; None where that is always
+    so (SQLite)."""
+    if session.get_bind().dialect.name != "postgresql":
+        return None
+    return cast(transaction_id < _oldest_running(), Boolean)
 
 
 def last_visible(session: Session, transaction_id: Any, row_id: Any) -> int:

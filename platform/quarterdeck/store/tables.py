@@ -11,13 +11,13 @@ from quarterdeck.store.tables_access import (
     SettingRow,
 )
 from quarterdeck.store.tables_fleet import ClusterRow, NodeFaultRow, NodeRow, OrphanRow
+from quarterdeck.store.tables_logs import LogChunkRow, LogFileRow, OwnerLogsRow
 from quarterdeck.store.tables_record import (
     AssetAliasRow,
     AssetInputRow,
     AssetVersionRow,
     CheckpointRow,
     EventRow,
-    LogChunkRow,
     StepMetricsRow,
 )
 from quarterdeck.store.tables_work import (
@@ -42,9 +42,11 @@ __all__ = [
     "JobRow",
     "KeyRow",
     "LogChunkRow",
+    "LogFileRow",
     "NodeFaultRow",
     "NodeRow",
     "OrphanRow",
+    "OwnerLogsRow",
     "ProjectRow",
     "RevisionRow",
     "RunRow",

@@ -1,4 +1,4 @@
-"""What happened and what was made: events, metrics, logs, checkpoints, asset versions."""
+"""What happened and what was made: events, metrics, checkpoints, asset versions."""
 
 from __future__ import annotations
 
@@ -45,31 +45,6 @@ class StepMetricsRow(Base):
     epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[datetime]
     values: Mapped[dict[str, Any]]
-
-
-class LogChunkRow(Base):
-    """Lines of one rank: `lines` is a list of [unix seconds, text]."""
-
-    __tablename__ = "log_chunks"
-
-    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    transaction_id: Mapped[int] = mapped_column(BigInteger, default=current_transaction())
-    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
-    owner_id: Mapped[str]
-    epoch: Mapped[int]
-    rank: Mapped[int]
-    stream: Mapped[str]
-    seq: Mapped[int] = mapped_column(BigInteger)
-    first_at: Mapped[float]
-    last_at: Mapped[float]
-    lines: Mapped[list[Any]]
-
-    __table_args__ = (
-        UniqueConstraint("run_id", "rank", "stream", "seq"),
-        Index(None, "owner_id", "id"),
-        Index(None, "transaction_id", "id"),
-        {"sqlite_autoincrement": True},
-    )
 
 
 class CheckpointRow(Base):

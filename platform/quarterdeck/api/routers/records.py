@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from quarterdeck.api.auth import Caller, ProjectQuery, Viewer
+from quarterdeck.api.log_reader import Match
+from quarterdeck.api.log_search import matcher
 from quarterdeck.api.parameters import (
     LARGEST_INT,
+    AsRegex,
     Cursor,
     Epoch,
     Follow,
     Identity,
     LastEventId,
     Limit,
-    Rank,
+    LogLimit,
+    LogStream,
+    Ranks,
+    Search,
     Since,
     Tail,
     since_seconds,
@@ -31,13 +38,10 @@ from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.api.views import checkpoint_view, metrics_view, run_view
 from quarterdeck.specs import resources as r
 from quarterdeck.store import job_queries, record_queries, run_queries
-from quarterdeck.store.record_queries import LogFilter
+from quarterdeck.store.log_queries import LogFilter
 from quarterdeck.store.sessions import Session
 
 router = APIRouter(route_class=StrictRoute, tags=["records"])
-LogStream = Annotated[
-    Literal["output", "setup"] | None, Query(description="`output` or `setup`; default: both.")
-]
 _READ = documented("key_unknown", "access_denied", "not_found")
 _MESSAGE = {
     "type": "object",
@@ -50,6 +54,12 @@ _SSE: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": _MESSAGE}},
     },
     **documented("key_unknown", "access_denied", "not_found", "too_many_streams"),
+}
+_LOGS = {
+    **_SSE,
+    **documented(
+        "key_unknown", "access_denied", "not_found", "too_many_streams", "artifacts_unavailable"
+    ),
 }
 
 
@@ -132,59 +142,85 @@ async def service_events(
     )
 
 
-@router.get("/jobs/{id}/logs", response_model=r.Page[r.LogLine], responses=_SSE)
+@dataclass(frozen=True)
+class LogChoice:
+    """Which lines are wanted, whoever's; `of` adds the owner."""
+
+    wanted: LogFilter
+    match: Match | None
+
+    def of(self, owner_id: str) -> LogFilter:
+        return replace(self.wanted, owner_id=owner_id)
+
+
+def _log_choice(
+    state: State,
+    rank: Ranks = None,
+    epoch: Epoch = None,
+    log_stream: Annotated[LogStream, Query(alias="stream")] = None,
+    since: Since = None,
+    search: Search = None,
+    regex: AsRegex = False,
+) -> LogChoice:
+    wanted = LogFilter(
+        "", ranks=None if rank is None else frozenset(rank), epoch=epoch, stream=log_stream,
+        since=since_seconds(since, state.settings.clock().timestamp()),
+    )  # fmt: skip
+    return LogChoice(wanted, matcher(search, as_regex=regex))
+
+
+Chosen = Annotated[LogChoice, Depends(_log_choice)]
+
+
+@router.get("/jobs/{id}/logs", response_model=r.Page[r.LogLine], responses=_LOGS)
 async def job_logs(
     id: Identity,
     request: Request,
     state: State,
     caller: Viewer,
+    chosen: Chosen,
     project: ProjectQuery = None,
-    rank: Rank = None,
-    epoch: Epoch = None,
-    log_stream: Annotated[LogStream, Query(alias="stream")] = None,
-    since: Since = None,
     tail: Tail = None,
-    limit: Limit = 100,
+    limit: LogLimit = 100,
     cursor: Cursor = None,
     follow: Follow = False,
     last_event_id: LastEventId = None,
 ) -> Any:
-    """Lines of a job's ranks as they arrived; a stream ends after the job's end."""
-    moment = since_seconds(since, state.settings.clock().timestamp())
+    """Lines of a job's ranks as they arrived; a stream ends after the job's end. A page may be
+    short or empty and have a next one: what one page searches is bounded."""
     owner = await to_thread.run_sync(_job_id, state, caller, id, project)
-    wanted = LogFilter(owner, rank=rank, epoch=epoch, stream=log_stream, since=moment)
+    wanted, match = chosen.of(owner), chosen.match
     if wants_stream(request, follow):
-        look = log_look(state.database, wanted, tail, lambda session: _job_ended(session, owner))
+
+        def ended(session: Session) -> bool:
+            return _job_ended(session, owner)
+
+        look = log_look(state.database, state.logs, wanted, match, tail, ended)
         return await stream(state, look, last_event_id)
-    return await to_thread.run_sync(log_page, state.database, wanted, cursor, limit, tail)
+    return await to_thread.run_sync(log_page, state.logs, wanted, match, cursor, limit, tail)
 
 
-@router.get("/services/{id}/logs", response_model=r.Page[r.LogLine], responses=_SSE)
+@router.get("/services/{id}/logs", response_model=r.Page[r.LogLine], responses=_LOGS)
 async def service_logs(
     id: Identity,
     request: Request,
     state: State,
     caller: Viewer,
+    chosen: Chosen,
     project: ProjectQuery = None,
-    rank: Rank = None,
-    epoch: Epoch = None,
-    log_stream: Annotated[LogStream, Query(alias="stream")] = None,
-    since: Since = None,
     tail: Tail = None,
-    limit: Limit = 100,
+    limit: LogLimit = 100,
     cursor: Cursor = None,
     follow: Follow = False,
     last_event_id: LastEventId = None,
 ) -> Any:
     """Lines of a service's engines as they arrived."""
-    moment = since_seconds(since, state.settings.clock().timestamp())
     owner = await to_thread.run_sync(_service_id, state, caller, id, project)
-    wanted = LogFilter(owner, rank=rank, epoch=epoch, stream=log_stream, since=moment)
+    wanted, match = chosen.of(owner), chosen.match
     if wants_stream(request, follow):
-        return await stream(
-            state, log_look(state.database, wanted, tail, lambda session: False), last_event_id
-        )
-    return await to_thread.run_sync(log_page, state.database, wanted, cursor, limit, tail)
+        look = log_look(state.database, state.logs, wanted, match, tail, lambda session: False)
+        return await stream(state, look, last_event_id)
+    return await to_thread.run_sync(log_page, state.logs, wanted, match, cursor, limit, tail)
 
 
 @router.get("/jobs/{id}/metrics", response_model=r.Page[r.MetricPoint], responses=_READ)
