@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from worker_recorder import Recorder
@@ -50,7 +51,8 @@ def test_environment_has_rendezvous_and_secrets_but_no_credentials(
     recorder: Recorder, machine: object
 ) -> None:
     command = (
-        "env; cat $QUARTERDECK_SECRETS_DIR/TOKEN; echo; stat -c %a $QUARTERDECK_SECRETS_DIR;"
+        "env; sha256sum < $QUARTERDECK_SECRETS_DIR/TOKEN; stat -c %a $QUARTERDECK_SECRETS_DIR;"
+        "echo -n $LOUD | sha256sum; cat $QUARTERDECK_SECRETS_DIR/TOKEN; echo;"
         "cat /proc/$$/environ | tr '\\0' '\\n'"
     )
     run = recorder.submit(
@@ -64,9 +66,11 @@ def test_environment_has_rendezvous_and_secrets_but_no_credentials(
     assert variables["WORLD_SIZE"] == variables["LOCAL_WORLD_SIZE"] == "2"
     assert variables["MASTER_ADDR"] == "127.0.0.2"
     assert variables["COLOUR"] == "blue"
-    assert variables["LOUD"] == "l0ud"
+    assert variables["LOUD"] == "***"
     assert "TOKEN" not in variables
-    assert "s3cret" in lines
+    delivered = [f"{hashlib.sha256(value).hexdigest()}  -" for value in (b"s3cret", b"l0ud")]
+    assert [line for line in lines if line.endswith("  -")] == delivered
+    assert "***" in lines and not any("s3cret" in line or "l0ud" in line for line in lines)
     assert "700" in lines
     allowed = {"QUARTERDECK_RAY"}
     assert [name for name in variables if "RAY" in name and name not in allowed] == []

@@ -27,6 +27,7 @@ from quarterdeck_workers.rank.entry import STACKS_FILE
 from quarterdeck_workers.rank.folders import keep_folder
 from quarterdeck_workers.rank.launch import Launch, send_launch
 from quarterdeck_workers.rank.logs import LogBuffer, LogLimits
+from quarterdeck_workers.rank.masking import Masker
 from quarterdeck_workers.rank.parent import READY
 
 _MOST_MESSAGES = 20_000
@@ -36,6 +37,8 @@ _ACCEPT_SECONDS = 0.2
 _LAST_WORDS_SECONDS = 60.0
 """How long what a dead process has said may take to be read, and its last folder to be kept."""
 _URGENT = frozenset({"failure", "checkpoint", "output", "endpoint", "phase", "exit", "gone"})
+_MASKED = frozenset({"phase", "step", "result", "event", "failure"})
+"""Messages that hold people's text; the others hold addresses and digests that must stay."""
 REPORT_PATH = "report.sock"
 TAP_PREFIX = "tap-"
 _TAP_SECONDS = 30.0
@@ -62,8 +65,14 @@ class RankProcess:
     """Start with `start`, then `take` until a `gone` message came. `on_news` is called from other
     threads whenever something urgent arrived."""
 
-    def __init__(self, launch: Launch, on_news: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        on_news: Callable[[], None] = lambda: None,
+        masker: Masker | None = None,
+    ) -> None:
         self.launch = launch
+        self._masker = masker or Masker([])
         self.pid: int | None = None
         self.gone = threading.Event()
         self._on_news = on_news
@@ -257,19 +266,24 @@ class RankProcess:
                 reader.close()
 
     def _read_output(self, descriptor: int) -> None:
+        masked = self._masker.stream()
         with os.fdopen(descriptor, "rb", buffering=0) as stream:
             while data := stream.read(65536):
+                said = masked.feed(data)
                 with self._lock:
-                    self._logs.feed(data, time.time())
-                if self._taps:
-                    self._pass_on(data)
+                    self._logs.feed(said, time.time())
+                if self._taps and said:
+                    self._pass_on(said)
         with self._lock:
+            self._logs.feed(masked.close(), time.time())
             self._logs.close(time.time())
             for reader in self._taps:
                 reader.close()
             self._taps.clear()
 
     def _add(self, message: dict[str, Any]) -> None:
+        if message["type"] in _MASKED:
+            message = {**self._masker.value(message), "type": message["type"]}
         with self._lock:
             self._messages.append(message)
             urgent = message["type"] in _URGENT
@@ -341,8 +355,8 @@ class RankProcess:
             time.sleep(wait)
         with suppress(OSError):
             if text := file.read_text(encoding="utf-8", errors="replace"):
-                return text[-64 * 1024 :]
-        return _kernel_view(self.pid)
+                return self._masker.text(text[-64 * 1024 :])
+        return self._masker.text(_kernel_view(self.pid))
 
 
 def _resident(pid: int) -> int:

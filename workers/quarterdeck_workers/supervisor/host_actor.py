@@ -24,6 +24,7 @@ from quarterdeck_workers.rank.errors import DataError, blame_of
 from quarterdeck_workers.rank.folders import restore_folder
 from quarterdeck_workers.rank.inputs import publish_outputs, stage_inputs
 from quarterdeck_workers.rank.launch import write_secrets
+from quarterdeck_workers.rank.masking import Masker
 from quarterdeck_workers.rank.process import RankNews, RankProcess
 from quarterdeck_workers.rank.workdir import hold, release
 from quarterdeck_workers.supervisor.berths import (
@@ -102,7 +103,7 @@ class Host:
             write_secrets(private / "secrets", order.secrets)
             launch = launch_for(order, berth, private)
             preloaded = Path(os.environ[NODE_TEMP], PARENT_SOCKET)
-            process = RankProcess(launch, self._on_news)
+            process = RankProcess(launch, self._on_news, Masker(order.secrets.values()))
             process.start(None if launch.command is not None else preloaded)
         except BaseException:
             shutil.rmtree(private, ignore_errors=True)
