@@ -10,6 +10,7 @@ from typing import Any
 
 from quarterdeck.api.needs import Need, needs_of
 from quarterdeck.api.problems import ProblemError
+from quarterdeck.specs.arrays import combinations, member_document, size_of
 from quarterdeck.specs.graph import made_by
 from quarterdeck.specs.kinds import AnyJob, ServiceSpec
 from quarterdeck.specs.resources import FieldProblem
@@ -28,6 +29,8 @@ class Document:
     spec: dict[str, Any]
     digest: str
     needs: tuple[Need, ...]
+    """Of an array: what any of its members needs."""
+    members: tuple[Document, ...] = ()
 
     @property
     def is_job(self) -> bool:
@@ -83,9 +86,30 @@ def _read(item: Any, project: str, path: str) -> Document:
 def document_of(parsed: AnyJob | ServiceSpec, path: str = "") -> Document:
     """A document from what was parsed."""
     spec = parsed.model_dump(mode="json")
+    members = tuple(_members(parsed, spec, path))
+    wanted = {
+        (need.reference, need.assets, need.condition): need
+        for one in reversed(members)
+        for need in one.needs
+    }
+    needs = tuple(wanted.values()) if members else tuple(needs_of(parsed))
     text = json.dumps(identity(spec), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Document(parsed, path, spec, digest, tuple(needs_of(parsed)))
+    return Document(parsed, path, spec, digest, needs, members)
+
+
+def _members(parsed: AnyJob | ServiceSpec, spec: dict[str, Any], path: str) -> Iterator[Document]:
+    """The documents that an array stands for. Raises DocumentError naming the first wrong one."""
+    if isinstance(parsed, ServiceSpec) or parsed.array is None:
+        return
+    size = size_of(parsed.array)
+    place = f"{path}.array" if path else "array"
+    for index, values in enumerate(combinations(parsed.array)):
+        try:
+            yield document_of(parse_document(member_document(spec, index, size, values), ""), place)
+        except ValueError as error:
+            message = f"member {index} ({json.dumps(values)}): {error}"
+            raise DocumentError([FieldProblem(path=place, message=message)]) from error
 
 
 def makes(document: Document, need: Need) -> bool:
@@ -97,7 +121,7 @@ def makes(document: Document, need: Need) -> bool:
 def _doubles(documents: Sequence[Document]) -> list[FieldProblem]:
     first: dict[tuple[str, str, str], Document] = {}
     errors: list[FieldProblem] = []
-    for document in documents:
+    for document in (one for each in documents for one in (each, *each.members)):
         other = first.setdefault(document.subject, document)
         if other is not document:
             noun, _, name = document.subject
@@ -106,9 +130,17 @@ def _doubles(documents: Sequence[Document]) -> list[FieldProblem]:
     return errors
 
 
+def jobs_of(documents: Sequence[Document]) -> dict[tuple[str, str], Document]:
+    """The jobs by project and name; a member's name leads to its array."""
+    members = {
+        member.subject[1:]: document for document in documents for member in document.members
+    }
+    return members | {document.subject[1:]: document for document in documents if document.is_job}
+
+
 def in_order(documents: Sequence[Document]) -> list[Document]:
     """The documents with what each needs before it. Raises ProblemError on a circle."""
-    jobs = {document.subject[1:]: document for document in documents if document.is_job}
+    jobs = jobs_of(documents)
     ordered: list[Document] = []
     begun: set[int] = set()
     done: set[int] = set()

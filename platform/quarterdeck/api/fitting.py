@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,41 @@ def best_plan(spec: PretrainSpec, fleet: Fleet, vocab_size: int | None) -> Plan 
         if plan.fits:
             return plan
     return plan
+
+
+_NOT_PLANNED = frozenset(
+    {"learning_rate", "min_learning_rate_share", "lr_schedule", "warmup_steps", "weight_decay",
+     "betas", "eps", "clip", "seed"}
+)  # fmt: skip
+"""Fields of `training` that no plan depends on."""
+MOST_LAYOUTS = 64
+
+
+def judge_members(
+    document: Document, fleet: Fleet, vocab_size: int | None, *, force: bool
+) -> list[Judgement]:
+    """Judge each member of an array; those that differ only in what no plan reads, once.
+
+    Raises ProblemError like `judge`, and where too many members want a plan of their own.
+    """
+    known: dict[str, Judgement] = {}
+    answers = []
+    for member in document.members:
+        planned = {**member.spec, "name": "", "env": {}, "labels": {}}
+        if isinstance(member.parsed, PretrainSpec):
+            training = dict(planned["training"])
+            planned["training"] = {k: v for k, v in training.items() if k not in _NOT_PLANNED}
+        key = json.dumps(planned, sort_keys=True)
+        if key not in known:
+            if len(known) >= MOST_LAYOUTS and isinstance(member.parsed, PretrainSpec):
+                message = (
+                    f"its members want more than {MOST_LAYOUTS} layouts to be planned: vary "
+                    "sizes in several arrays"
+                )
+                raise refuse([document.problem("array", message)])
+            known[key] = judge(member, fleet, vocab_size, force=force)
+        answers.append(known[key])
+    return answers
 
 
 def judge(document: Document, fleet: Fleet, vocab_size: int | None, *, force: bool) -> Judgement:

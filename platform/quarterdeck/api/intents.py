@@ -9,7 +9,7 @@ from quarterdeck.api.problems import ProblemError
 from quarterdeck.api.resolution import Resolver
 from quarterdeck.api.submission import insert_job
 from quarterdeck.specs.suggestions import DocumentError, parse_document
-from quarterdeck.store import job_queries
+from quarterdeck.store import array_rows, job_queries
 from quarterdeck.store.job_queries import ENDED
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tables import JobRow
@@ -54,7 +54,8 @@ def retry(session: Session, caller: Caller, row: JobRow) -> JobRow:
     resolved = Resolver(session, {}, {}).resolve(document)
     if resolved.errors:
         raise refuse(resolved.errors)
-    same = Judgement(row.ranks, row.layout)
+    members = array_rows.members_of(session, row.id)
+    same = [Judgement(one.ranks, one.layout) for one in members or [row]]
     return insert_job(session, document, resolved.edges, same, actor=caller.actor, retry_of=row.id)
 
 

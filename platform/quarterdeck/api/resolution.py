@@ -99,6 +99,10 @@ class Resolver:
         made: Collection[Asset],
     ) -> str:
         """Why the job is not one to wait for; empty when it is."""
+        array = self._documents.get(place)
+        is_array = array.parsed.name == place[1] if array and array.members else False
+        if need.assets and (is_array or (row is not None and row.array_size and not array)):
+            return f"job/{place[1]} is an array: name one of its members, job/{place[1]}-0"
         if need.assets and (why := _wrong_maker(place[1], kind, made, need)):
             return why
         older = row is not None and place not in self._submitted

@@ -6,15 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from quarterdeck.api.auth import Caller
-from quarterdeck.api.documents import Document, in_order, read_documents, refuse
-from quarterdeck.api.fitting import Judgement, judge, read_fleet, vocabulary_of
+from quarterdeck.api.documents import Document, in_order, jobs_of, read_documents, refuse
+from quarterdeck.api.fitting import (
+    Fleet,
+    Judgement,
+    judge,
+    judge_members,
+    read_fleet,
+    vocabulary_of,
+)
 from quarterdeck.api.problems import ProblemError
 from quarterdeck.api.resolution import Resolver
 from quarterdeck.api.workdirs import check_workdirs
 from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.specs.kinds import ServiceSpec
 from quarterdeck.specs.resources import Applied, FieldProblem
-from quarterdeck.store import job_queries, service_queries
+from quarterdeck.store import array_rows, job_queries, service_queries
+from quarterdeck.store.array_rows import NewMember
 from quarterdeck.store.job_queries import Edge
 from quarterdeck.store.sessions import Database, Session
 from quarterdeck.store.tables import JobRow, ServiceRow
@@ -36,7 +44,8 @@ class Prepared:
     """Documents that were read, and what the planner makes of each, by path."""
 
     documents: Sequence[Document]
-    judgements: Mapping[str, Judgement]
+    judgements: Mapping[str, Sequence[Judgement]]
+    """One, or one for each member of an array."""
 
 
 @dataclass
@@ -66,12 +75,20 @@ def prepare(
     with database.read() as session:
         fleet = read_fleet(session)
     judgements = {
-        document.path: judge(
+        document.path: _judge(
             document, fleet, vocabulary_of(document, documents), force=wishes.force
         )
         for document in documents
     }
     return Prepared(documents, judgements)
+
+
+def _judge(
+    document: Document, fleet: Fleet, vocab_size: int | None, *, force: bool
+) -> Sequence[Judgement]:
+    if document.members:
+        return judge_members(document, fleet, vocab_size, force=force)
+    return [judge(document, fleet, vocab_size, force=force)]
 
 
 def submit(
@@ -82,7 +99,7 @@ def submit(
     Raises ProblemError `invalid_document` with everything that is missing, or `job_live`.
     """
     outcome = _Outcome()
-    jobs = {document.subject[1:]: document for document in prepared.documents if document.is_job}
+    jobs = jobs_of(prepared.documents)
     resolver = Resolver(session, jobs, outcome.submitted)
     for document in prepared.documents:
         resolved = resolver.resolve(document)
@@ -125,11 +142,13 @@ def _apply_job(
             row = job_queries.get_job(session, newest.id, spec.project, lock=True)
             job_queries.wish(session, row, "cancel", actor=caller.actor)
             message = f"replaces {newest.id}, which is cancelled"
-    judgement = prepared.judgements[document.path]
-    row = insert_job(session, document, edges, judgement, actor=caller.actor)
+    judgements = prepared.judgements[document.path]
+    row = insert_job(session, document, edges, judgements, actor=caller.actor)
     outcome.submitted[document.subject[1:]] = row.id
+    for member in array_rows.members_of(session, row.id) if document.members else ():
+        outcome.submitted[member.project, member.name] = member.id
     waits = ", ".join(f"job/{edge.needs_name}" for edge in edges)
-    notes = (message, f"after {waits}" if waits else "", judgement.note)
+    notes = (message, f"after {waits}" if waits else "", _member_note(document), judgements[0].note)
     text = "; ".join(note for note in notes if note)
     outcome.results[document.path] = _applied(document, row.id, "created", text)
 
@@ -138,20 +157,35 @@ def insert_job(
     session: Session,
     document: Document,
     edges: Sequence[Edge],
-    judgement: Judgement,
+    judgements: Sequence[Judgement],
     *,
     actor: str,
     retry_of: str | None = None,
 ) -> JobRow:
-    """Write a new job from its document."""
+    """Write a new job from its document; an array with its members, each with its judgement."""
     spec = document.parsed
     assert not isinstance(spec, ServiceSpec)
-    return job_queries.add_job(
+    judgement = judgements[0]
+    row = job_queries.add_job(
         session, name=spec.name, project=spec.project, kind=spec.kind, spec=document.spec,
         spec_digest=document.digest, queue=spec.queue, priority=spec.priority,
         ranks=judgement.ranks, layout=judgement.layout, edges=edges, actor=actor,
         retry_of=retry_of,
     )  # fmt: skip
+    if document.members:
+        members = [
+            NewMember(member.parsed.name, member.spec, member.digest, judged.ranks, judged.layout)
+            for member, judged in zip(document.members, judgements, strict=True)
+        ]
+        array_rows.add_members(session, row, members, actor=actor)
+    return row
+
+
+def _member_note(document: Document) -> str:
+    if not document.members:
+        return ""
+    first, last = document.members[0].parsed.name, document.members[-1].parsed.name
+    return f"{len(document.members)} jobs, {first} to {last}"
 
 
 def _lives(row: JobRow) -> bool:

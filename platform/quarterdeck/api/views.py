@@ -44,6 +44,7 @@ def job_view(row: JobRow, sums: JobSums) -> r.Job:
             },
             "attempts": sums.attempts,
             "outputs": list(sums.outputs),
+            "members": dict(sums.members),
         }
     )
 

@@ -62,7 +62,7 @@ def _dependencies(session: Session, row: JobRow) -> list[str]:
     if row.phase != "waiting":
         return []
     facts = []
-    for edge in job_queries.edges_of(session, row.id):
+    for edge in job_queries.edges_of(session, row.array_id or row.id):
         if edge.needs_id is None:
             facts.append(f"{edge.field}: job/{edge.needs_name} does not exist yet")
             continue

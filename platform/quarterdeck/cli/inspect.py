@@ -77,6 +77,9 @@ def _job(client: Client, job: Job) -> None:
         Column("GOODPUT", _goodput),
         Column("AGE", lambda run: age(run.created_at)),
     ]
+    if job.array_size is not None:
+        counts = ", ".join(f"{count} {phase}" for phase, count in sorted(job.members.items()))
+        _section("members", f"{counts} of {job.array_size}: quarterdeck jobs --array {job.name}")
     if found := client.jobs.runs(job.id):
         _section("attempts", table(found, runs))
     if costs := client.jobs.goodput(job.id).incidents:

@@ -29,7 +29,7 @@ def _columns() -> list[Column[Job]]:
         Column("KIND", lambda job: job.kind),
         Column("PHASE", lambda job: job.phase),
         Column("REASON", lambda job: job.reason),
-        Column("STEP", lambda job: step(job.progress.step, job.progress.steps_total)),
+        Column("STEP", _step),
         Column("ETA", lambda job: duration(job.progress.eta_seconds)),
         Column("RANKS", lambda job: job.ranks),
         Column("QUEUE", lambda job: job.queue),
@@ -40,11 +40,22 @@ def _columns() -> list[Column[Job]]:
     ]
 
 
+def _step(job: Job) -> str:
+    """How far it is: an array counts the members that have ended."""
+    if job.array_size is None:
+        return step(job.progress.step, job.progress.steps_total)
+    ended = sum(job.members.get(phase, 0) for phase in ("succeeded", "failed", "cancelled"))
+    return f"{ended}/{job.array_size} jobs"
+
+
 def jobs(
     phase: Annotated[
         str | None, typer.Option(help="Only jobs in this phase, e.g. running.")
     ] = None,
     kind: Annotated[str | None, typer.Option(help="Only jobs of this kind.")] = None,
+    array: Annotated[
+        str | None, typer.Option(metavar="job/NAME", help="The members of this array.")
+    ] = None,
     all_projects: Annotated[
         bool, typer.Option("-A", "--all-projects", help="Of every project.")
     ] = False,
@@ -63,6 +74,7 @@ def jobs(
             return list(
                 client.jobs.list(
                     phase=phase, kind=kind, all_projects=all_projects, limit=limit,  # type: ignore[arg-type]
+                    array=of_kind(array, "job") if array else None,
                 )
             )  # fmt: skip
 

@@ -36,6 +36,7 @@ class Jobs:
         phase: JobPhase | None = None,
         kind: str | None = None,
         name: str | None = None,
+        array: str | None = None,
         project: str | None = None,
         all_projects: bool = False,
         limit: int | None = None,
@@ -44,7 +45,7 @@ class Jobs:
         return collect(
             self._transport, Job, f"{API}/jobs", limit,
             project=None if all_projects else project or self._project, phase=phase, kind=kind,
-            name=name,
+            name=name, array=array,
         )  # fmt: skip
 
     def get(self, job: str) -> Job:

@@ -25,6 +25,7 @@ from quarterdeck.store.admission import (
     service_as_read,
     world,
 )
+from quarterdeck.store.array_rows import release_members
 from quarterdeck.store.errors import CapacityTaken, StaleRow
 from quarterdeck.store.ids import new_id
 from quarterdeck.store.placements import NewRun, start_job, start_replica
@@ -95,9 +96,11 @@ class Admission:
         if resolution.failed:
             message = "; ".join(resolution.failed)
             move_job(session, job, JobEvent.DEPENDENCY_FAILED, message=message, lease_id=lease_id)
+            release_members(session, job.id)  # they end for the same reason
         elif resolution.not_needed:
             message = "; ".join(resolution.not_needed)
             move_job(session, job, JobEvent.NOT_NEEDED, message=message, lease_id=lease_id)
+            release_members(session, job.id)
         elif resolution.waiting:
             note_pending(
                 session,

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from quarterdeck.controller.admission import Admission
+from quarterdeck.controller.arrays import Arrays
 from quarterdeck.controller.clusters import Clusters
 from quarterdeck.controller.log_keeper import LogKeeper
 from quarterdeck.controller.retention import Files, Retention
@@ -43,13 +44,14 @@ class Controller:
         self.runs = Runs(database, lost_after)
         self.services = Services(database)
         self.admission = Admission(database)
+        self.arrays = Arrays(database)
         self.retention = Retention(database, files) if files is not None else None
         self.log_keeper = LogKeeper(database, files) if files is not None else None
 
     def tick(self) -> int:
         """Every reconciler once, in the order of cause and effect; how much changed."""
         changed = self.clusters.tick() + self.runs.tick() + self.services.tick()
-        changed += self.admission.tick()
+        changed += self.arrays.tick() + self.admission.tick()
         if self.retention is not None:
             changed += self.retention.tick()
         if self.log_keeper is not None:
@@ -63,6 +65,7 @@ class Controller:
             ("clusters", self.clusters.tick, 2.0),
             ("runs", self.runs.tick, IDLE_PAUSE_S),
             ("services", self.services.tick, IDLE_PAUSE_S),
+            ("arrays", self.arrays.tick, IDLE_PAUSE_S),
             ("admission", self.admission.tick, IDLE_PAUSE_S),
         ]
         if self.retention is not None:

@@ -21,6 +21,8 @@ class JobEvent(StrEnum):
     """It waits for an end that cannot come any more, and nothing went wrong."""
     PLACED = "placed"
     """A run was created."""
+    MEMBERS_STARTED = "members_started"
+    """Of an array: a member has a run, or has ended."""
     STARTED = "started"
     """Its run works."""
     STOP = "stop"
@@ -53,6 +55,7 @@ JOB: Machine[JobEvent] = Machine(
         },
         "queued": {
             E.PLACED: "starting",
+            E.MEMBERS_STARTED: "running",
             E.FAILED: "failed",
             E.CANCELLED: "cancelled",
             E.SUSPENDED: "suspended",
@@ -82,6 +85,7 @@ JOB: Machine[JobEvent] = Machine(
         E.DEPENDENCY_FAILED: "DependencyFailed",
         E.NOT_NEEDED: NOT_NEEDED,
         E.PLACED: "Placed",
+        E.MEMBERS_STARTED: "Running",
         E.STARTED: "Running",
         E.STOP: "Stopping",
         E.RESTART: "Restarting",

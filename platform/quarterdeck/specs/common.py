@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from quarterdeck.specs.arrays import Array
 from quarterdeck.specs.base import Name, Spec
 from quarterdeck.specs.graph import Afters
 from quarterdeck.specs.references import ReferenceText
@@ -101,6 +102,10 @@ class JobSpec(Resource):
     after: Afters = ()
     """Jobs that must end first, beside those that references imply: `job/NAME` must succeed,
     `{job: NAME, on: success | failure | any}` says how."""
+    array: Array | None = None
+    """One job for each combination of values: `{lr: [1e-3, 3e-4]}`, or how many."""
+    array_parallelism: int | None = Field(default=None, ge=1)
+    """At most so many members at once; None: as many as there is room for."""
     resources: Resources = Resources()
     env: dict[str, str] = {}
     secrets: Secrets = ()

@@ -66,6 +66,13 @@ class Job(Message):
     restart_at: datetime | None = None
     """Not placed before: its attempts fail in a row, and it backs off."""
     retry_of: str | None = None
+    array_id: str | None = None
+    """The array that it is a member of, as number `array_index`."""
+    array_index: int | None = None
+    array_size: int | None = None
+    """Set: it is an array of so many members."""
+    members: dict[str, int] = {}
+    """Of an array: how many members are in each phase."""
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.run import ENDED
@@ -52,8 +52,18 @@ def claim_jobs(session: Session, lease_id: str, limit: int = 2000) -> list[str]:
     """Lease the jobs that admission may move."""
     phases = JobRow.phase.in_(("waiting", "queued"))
     woken = and_(JobRow.phase == "suspended", JobRow.desired != "suspend")
+    held = and_(JobRow.held, JobRow.desired != "cancel")
+    # What its members do moves an array, except that it waits for other jobs like everything.
+    by_members = and_(
+        JobRow.array_size.is_not(None), or_(JobRow.phase == "queued", JobRow.desired == "cancel")
+    )
     return claim_rows(
-        session, JobRow, [phases | woken], lease_id=lease_id, seconds=LEASE_S, limit=limit
+        session,
+        JobRow,
+        [phases | woken, not_(held), not_(by_members)],
+        lease_id=lease_id,
+        seconds=LEASE_S,
+        limit=limit,
     )
 
 
@@ -89,7 +99,7 @@ def world(session: Session) -> World:
             replicas.setdefault(run.owner_id, []).append(run)
     jobs = session.scalars(
         select(JobRow)
-        .where(JobRow.phase == "queued", JobRow.desired == "run")
+        .where(JobRow.phase == "queued", JobRow.desired == "run", JobRow.array_size.is_(None))
         .order_by(JobRow.priority.desc(), JobRow.ordinal)
     ).all()
     secrets: frozenset[tuple[str, str]] = frozenset()

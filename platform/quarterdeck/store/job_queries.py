@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.job import JOB
+from quarterdeck.store.array_rows import wish_members
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import NotFound
 from quarterdeck.store.ids import new_id, next_ordinal
@@ -40,6 +41,8 @@ class JobSums:
     productive_seconds: float = 0.0
     held_seconds: float = 0.0
     outputs: tuple[str, ...] = ()
+    members: Mapping[str, int] = field(default_factory=dict)
+    """Of an array: how many are in each phase."""
 
 
 def get_job(session: Session, identity: str, project: str, *, lock: bool = False) -> JobRow:
@@ -81,11 +84,15 @@ def list_jobs(
     phase: str | None = None,
     kind: str | None = None,
     name: str | None = None,
+    array: str | None = None,
     cursor: str | None,
     limit: int,
 ) -> tuple[list[JobRow], str | None]:
-    """Jobs, newest first."""
+    """Jobs, newest first. An array stands for its members, unless those of one (`array`, by id)
+    or those of one name are wanted."""
     query = select(JobRow)
+    if array is not None or name is None:
+        query = query.where(JobRow.array_id == array)
     for column, wanted in (
         (JobRow.project, project),
         (JobRow.phase, phase),
@@ -121,8 +128,19 @@ def sums_of(session: Session, job_ids: Sequence[str]) -> Mapping[str, JobSums]:
     ):
         text = f"{version.kind}/{version.name}@{version.version}"
         outputs.setdefault(version.job_id or "", []).append(text)
+    members: dict[str, dict[str, int]] = {}
+    for array, phase, count in session.execute(
+        select(JobRow.array_id, JobRow.phase, func.count())
+        .where(JobRow.array_id.in_(job_ids))
+        .group_by(JobRow.array_id, JobRow.phase)
+    ):
+        members.setdefault(array or "", {})[phase] = count
     return {
-        job: JobSums(*seconds.get(job, (0, 0.0, 0.0)), outputs=tuple(outputs.get(job, ())))
+        job: JobSums(
+            *seconds.get(job, (0, 0.0, 0.0)),
+            outputs=tuple(outputs.get(job, ())),
+            members=members.get(job, {}),
+        )
         for job in job_ids
     }
 
@@ -131,7 +149,7 @@ def count_by_phase(session: Session) -> Mapping[str, int]:
     """How many jobs are in each phase that is not final."""
     query = (
         select(JobRow.phase, func.count())
-        .where(JobRow.phase.not_in(sorted(ENDED)))
+        .where(JobRow.phase.not_in(sorted(ENDED)), JobRow.array_size.is_(None))
         .group_by(JobRow.phase)
     )
     return {row.phase: row[1] for row in session.execute(query)}
@@ -194,6 +212,8 @@ def wish(session: Session, row: JobRow, desired: str, *, actor: str) -> None:
     row.due_at = database_now()
     session.flush()
     session.refresh(row)
+    if row.array_size is not None:
+        wish_members(session, row.id, desired)
     _tell(session, row, "job.desired", f"{actor or 'somebody'} wants it to {desired}", actor)
 
 

@@ -106,7 +106,8 @@ def resolve_job(session: Session, job: JobRow) -> Resolution:
     """Look at everything that a job waits for. Reads only."""
     answer = Resolution()
     bound: dict[str, JobRow | None] = {}
-    for edge in session.scalars(select(JobEdgeRow).where(JobEdgeRow.job_id == job.id)):
+    waits = job.array_id or job.id  # members wait for what their array waits for
+    for edge in session.scalars(select(JobEdgeRow).where(JobEdgeRow.job_id == waits)):
         needed = session.get(JobRow, edge.needs_id) if edge.needs_id else None
         bound[edge.needs_name] = needed
         _await(answer, edge.needs_name, needed, edge.condition)

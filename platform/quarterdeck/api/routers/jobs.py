@@ -88,14 +88,19 @@ def list_jobs(
     phase: Annotated[r.JobPhase | None, Query()] = None,
     kind: Annotated[str | None, Query(max_length=40)] = None,
     name: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None,
+    array: Annotated[
+        str | None, Query(max_length=200, description="Members of this array, by its id or name.")
+    ] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Any:
-    """Jobs, newest first."""
+    """Jobs, newest first. An array stands for its members: `array` or `name` asks for those."""
     with state.database.read() as session:
+        if array is not None:
+            array = read_job(session, caller, array, project).id
         rows, following = job_queries.list_jobs(
             session, project=caller.listed(project), phase=phase, kind=kind, name=name,
-            cursor=cursor, limit=limit,
+            array=array, cursor=cursor, limit=limit,
         )  # fmt: skip
         sums = job_queries.sums_of(session, [row.id for row in rows])
     return r.Page(items=[job_view(row, sums[row.id]) for row in rows], next_cursor=following)
