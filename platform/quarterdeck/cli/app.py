@@ -18,6 +18,7 @@ from quarterdeck.cli import (
     goodput,
     inspect,
     jobs,
+    logs,
     models,
     plan,
     services,
@@ -64,7 +65,7 @@ def make_app() -> typer.Typer:
             jobs.suspend, jobs.resume, services.scale, services.delete,
         ),
         LOOK: (
-            jobs.jobs, services.services, inspect.describe, inspect.why, follow.logs, follow.watch,
+            jobs.jobs, services.services, inspect.describe, inspect.why, logs.logs, follow.watch,
             follow.wait, follow.events, jobs.checkpoints, models.tokenizers, fleet.clusters,
             goodput.goodput,
         ),

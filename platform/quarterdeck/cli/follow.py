@@ -1,9 +1,8 @@
-"""`logs`, `watch`, `wait`, `events`: what is looked at while it happens."""
+"""`watch`, `wait`, `events`: what is looked at while it happens."""
 
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,64 +22,9 @@ from quarterdeck.cli.session import (
 )
 
 if TYPE_CHECKING:
-    from quarterdeck.client import Client
-    from quarterdeck.specs.resources import Event, Job, LogLine
+    from quarterdeck.specs.resources import Event, Job
 
 Subject = Annotated[str, typer.Argument(metavar="TYPE/NAME", help="job/NAME or service/NAME.")]
-
-
-def logs(
-    subject: Subject,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as lines come.")] = False,
-    rank: Annotated[int | None, typer.Option(help="Only of this rank.", min=0)] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Only newer ones: an age as 10m, or an ISO 8601 moment.")
-    ] = None,
-    tail: Annotated[int | None, typer.Option(help="Only the last so many.", min=1)] = None,
-    project: Project = None,
-    output: Output = "table",
-) -> None:
-    """Print what ranks wrote.
-
-    Example: quarterdeck logs job/llama-8b -f --rank 0
-    """
-    kind, name = job_or_service(subject)
-    with connect(project) as client:
-        if follow:
-            print_logs(client, f"{kind}/{name}", rank, since, tail, output)
-            return
-        if kind == "job":
-            lines = client.jobs.logs(name, rank=rank, since=since, tail=tail)
-        else:
-            lines = client.services.logs(name, rank=rank, since=since, tail=tail)
-        for line in lines:
-            _print_line(line, output)
-
-
-def print_logs(
-    client: Client,
-    subject: str,
-    rank: int | None = None,
-    since: str | None = None,
-    tail: int | None = None,
-    output: str = "table",
-) -> None:
-    """Print log lines as they come, until the job has ended."""
-    lines = client.follow_logs(
-        subject, rank=rank, since=since, tail=tail,
-        on_reconnect=lambda reason: note(f"{reason}; reconnecting"),
-    )  # fmt: skip
-    for line in lines:
-        _print_line(line, output)
-
-
-def _print_line(line: LogLine, output: str) -> None:
-    if output == "json":
-        print(line.model_dump_json(), flush=True)
-        return
-    moment = clock(datetime.fromtimestamp(line.at, UTC))
-    epoch = f" e{line.epoch}" if line.epoch > 1 else ""
-    print(f"[r{line.rank}{epoch} {moment}] {line.line}", flush=True)
 
 
 def watch(name: JobName, project: Project = None) -> None:

@@ -217,7 +217,8 @@ def submit(
         print(f"job/{job.name} created")
         if detach:
             return
-        from quarterdeck.cli.follow import end_with, print_logs
+        from quarterdeck.cli.follow import end_with
+        from quarterdeck.cli.logs import print_logs
 
         try:
             print_logs(client, f"job/{job.id}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import httpx
 
@@ -15,6 +15,7 @@ from quarterdeck.client.config import Connection, discover
 from quarterdeck.client.errors import QuarterdeckError
 from quarterdeck.client.fleet import Checkpoints, Clusters, Nodes, Runs
 from quarterdeck.client.jobs import ENDED, Jobs
+from quarterdeck.client.logs import LogOptions, log_params
 from quarterdeck.client.paging import collect
 from quarterdeck.client.services import Services
 from quarterdeck.client.streams import follow
@@ -234,15 +235,13 @@ class Client:
         self,
         subject: str,
         *,
-        rank: int | None = None,
-        since: str | None = None,
-        tail: int | None = None,
+        last_event_id: str | None = None,
         on_reconnect: Callable[[str], None] | None = None,
+        **options: Unpack[LogOptions],
     ) -> Iterator[LogLine]:
-        """Log lines of `job/NAME` (until it has ended) or `service/NAME` as they come."""
-        params: Params = {
-            "follow": 1, "project": self.project, "rank": rank, "since": since, "tail": tail,
-        }  # fmt: skip
+        """Log lines of `job/NAME` (until it has ended) or `service/NAME` as they come, after the
+        one whose `cursor` is `last_event_id`."""
+        params: Params = {"follow": 1, "project": self.project, **log_params(options)}
         kind, name = split_subject(subject)
 
         def ended() -> bool:
@@ -250,7 +249,7 @@ class Client:
 
         return follow(
             self.transport, f"{_path_of(subject)}/logs", LogLine, params, STREAM_RETRY_SECONDS,
-            on_reconnect, finished=ended,
+            on_reconnect, last_event_id, finished=ended,
         )  # fmt: skip
 
 

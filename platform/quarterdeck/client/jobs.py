@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Unpack
 
-from quarterdeck.client.paging import collect
+from quarterdeck.client.logs import PAGE_LINES, LogOptions, log_params
+from quarterdeck.client.paging import collect, iterate
 from quarterdeck.client.transport import API, Transport
 from quarterdeck.specs.resources import (
     Checkpoint,
@@ -92,20 +94,16 @@ class Jobs:
         return collect(self._transport, Event, self._path(job, "events"), limit, **self._scope)
 
     def logs(
-        self,
-        job: str,
-        *,
-        rank: int | None = None,
-        since: str | None = None,
-        tail: int | None = None,
-        stream: str | None = None,
-        limit: int | None = None,
+        self, job: str, *, limit: int | None = None, **options: Unpack[LogOptions]
     ) -> Sequence[LogLine]:
-        """Lines of its ranks in order; `since` is a moment (ISO 8601) or an age as `10m`."""
-        return collect(
-            self._transport, LogLine, self._path(job, "logs"), limit,
-            rank=rank, since=since, tail=tail, stream=stream, **self._scope,
-        )  # fmt: skip
+        """Lines of its ranks in order, at most `limit`; for long logs take `iter_logs`."""
+        return list(islice(self.iter_logs(job, **options), limit))
+
+    def iter_logs(self, job: str, **options: Unpack[LogOptions]) -> Iterator[LogLine]:
+        """Lines of its ranks in order, fetched as they are needed. Raises Invalid for a search
+        that cannot be done."""
+        params = {"limit": PAGE_LINES, **log_params(options), **self._scope}
+        return iterate(self._transport, LogLine, self._path(job, "logs"), **params)
 
     def metrics(
         self, job: str, *, after_step: int | None = None, keys: str | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Unpack
 
-from quarterdeck.client.paging import collect
+from quarterdeck.client.logs import PAGE_LINES, LogOptions, log_params
+from quarterdeck.client.paging import collect, iterate
 from quarterdeck.client.transport import API, Transport
 from quarterdeck.specs.resources import Event, LogLine, Service, Why
 
@@ -53,14 +55,16 @@ class Services:
         return collect(self._transport, Event, path, limit, **self._scope)
 
     def logs(
-        self, service: str, *, rank: int | None = None, since: str | None = None,
-        tail: int | None = None,
-    ) -> Sequence[LogLine]:  # fmt: skip
-        """Lines of its engines in order."""
-        return collect(
-            self._transport, LogLine, f"{API}/services/{service}/logs", None,
-            rank=rank, since=since, tail=tail, **self._scope,
-        )  # fmt: skip
+        self, service: str, *, limit: int | None = None, **options: Unpack[LogOptions]
+    ) -> Sequence[LogLine]:
+        """Lines of its engines in order, at most `limit`; for long logs take `iter_logs`."""
+        return list(islice(self.iter_logs(service, **options), limit))
+
+    def iter_logs(self, service: str, **options: Unpack[LogOptions]) -> Iterator[LogLine]:
+        """Lines of its engines in order, fetched as they are needed. Raises Invalid for a search
+        that cannot be done."""
+        params = {"limit": PAGE_LINES, **log_params(options), **self._scope}
+        return iterate(self._transport, LogLine, f"{API}/services/{service}/logs", **params)
 
     def why(self, service: str) -> Why:
         """Why it is in the state it is in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,6 +26,18 @@ class ServerEvent:
     id: str | None
     event: str
     data: str
+
+
+def split_lines(parts: Iterable[str]) -> Iterator[str]:
+    """Lines of a text that comes in parts, ended by LF, CR LF or CR alone: JSON may hold other
+    characters that `str.splitlines` cuts at."""
+    rest = ""
+    for part in parts:
+        rest += part
+        held = "\r" if rest.endswith("\r") else ""  # half of CR LF, perhaps
+        *lines, rest = re.split("\r\n|\n|\r", rest[: len(rest) - len(held)])
+        rest += held
+        yield from lines
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[ServerEvent]:
@@ -77,7 +90,7 @@ def follow(
             headers["Last-Event-ID"] = last
         try:
             with transport.stream(path, params, headers, SILENCE) as response:
-                for message in parse_events(response.iter_lines()):
+                for message in parse_events(split_lines(response.iter_text())):
                     lost_at, waits = None, pauses()
                     last = message.id if message.id is not None else last
                     if message.event == "end":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -15,7 +15,8 @@ from pydantic_core import to_json
 from quarterdeck.client.errors import QuarterdeckError, Unreachable, error_from
 
 Answer = TypeVar("Answer", bound=BaseModel)
-Params = Mapping[str, str | int | float | bool | None]
+Params = Mapping[str, str | int | float | bool | Sequence[str | int] | None]
+"""Query parameters; several values repeat the name."""
 
 API = "/api/v1"
 CONNECT_TIMEOUT = 5.0
@@ -170,11 +171,14 @@ def _encode(body: BaseModel | Mapping[str, Any] | None) -> bytes | None:
     return to_json(dict(body))
 
 
-def _plain(params: Params | None) -> dict[str, str] | None:
+def _plain(params: Params | None) -> dict[str, list[str]] | None:
     if params is None:
         return None
     return {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
+        name: [
+            str(each).lower() if isinstance(each, bool) else str(each)
+            for each in ([value] if isinstance(value, str | int | float) else value)
+        ]
         for name, value in params.items()
         if value is not None
     }

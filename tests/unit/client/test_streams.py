@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarterdeck.client.client import split_subject
-from quarterdeck.client.streams import ServerEvent, parse_events
+from quarterdeck.client.streams import ServerEvent, parse_events, split_lines
 from quarterdeck.client.transport import pauses
 
 LINES = st.text(st.characters(exclude_characters="\r\n\0", exclude_categories=("Cs",)), max_size=20)
@@ -50,3 +50,8 @@ def test_pauses_double_to_two_seconds() -> None:
     assert [round(next(longest), 1) for _ in range(7)] == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
     shortest = pauses(lambda: 0.0)
     assert [round(next(shortest), 2) for _ in range(3)] == [0.05, 0.1, 0.2]
+
+
+def test_lines_end_at_line_feeds_and_returns_alone() -> None:
+    parts = ["data: a\x85b\u2028c\x0b\r", "\nid: 1\r", "data: ", "d\n", "rest"]
+    assert list(split_lines(parts)) == ["data: a\x85b\u2028c\x0b", "id: 1", "data: d"]
