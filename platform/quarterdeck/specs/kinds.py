@@ -128,6 +128,8 @@ class CommandSpec(JobSpec):
     ranks: int = Field(default=1, ge=1, le=100_000)
     workdir: str | Upload | None = None
     """A relative path is a folder to upload, an absolute one or a URI one of the machines."""
+    setup: str | None = Field(default=None, min_length=1, max_length=100_000)
+    """A shell command that makes `$QUARTERDECK_ENV_DIR`, once for each node and content."""
     restart_safe: bool = False
     checkpoints: Checkpoints | None = None
     inputs: Inputs = {}

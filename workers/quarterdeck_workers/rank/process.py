@@ -55,6 +55,8 @@ class RankNews:
     messages: list[dict[str, Any]] = field(default_factory=list)
     """As in rank/context.py, and the watcher's `pid`, `exit` and `gone`; all have `at`."""
     lines: list[tuple[float, str]] = field(default_factory=list)
+    setup_lines: list[tuple[float, str]] = field(default_factory=list)
+    """Output of the node's `setup`, with its first rank."""
     dropped: int = 0
     memory: int = 0
     tail: str = ""

@@ -116,21 +116,50 @@ class Supervisor:
     async def _work(self) -> None:
         try:
             await self._gang.create()
-            if not self._die:
-                await self._gang.start()
         except GangFailed as error:
-            self._ledger.fail(RankFailure(error.rank, time.time(), error.blame, str(error)))
+            self._fail(error)
             return
         followers = [asyncio.create_task(self._follow(node_id)) for node_id in self._gang.hosts]
         try:
-            await self._until_over()
-            await self._publish()
+            if await self._started():
+                await self._until_over()
+                await self._publish()
         finally:
             self._ledger.killing = True
             await self._gang.kill()
             _, late = await asyncio.wait(followers, timeout=_KILL_MARGIN_SECONDS)
             for follower in late:
                 follower.cancel()
+
+    async def _started(self) -> bool:
+        """Start the gang; False when it could not start, or was told to stop before it had.
+
+        Only a `setup` may take long: without one an order to stop waits for the ranks.
+        """
+        if self._run.spec.get("setup"):
+            self._ledger.message = "setting up"
+        starting = asyncio.create_task(self._gang.start())
+        while not starting.done() and not self._die:
+            if self._run.spec.get("setup") and self._order is not None:
+                await self._obey()
+                break
+            await asyncio.wait([starting], timeout=_TICK_SECONDS)
+        if not starting.done():
+            starting.cancel()
+            self._gang.give_up()
+            return False
+        try:
+            starting.result()
+        except GangFailed as error:
+            self._fail(error)
+            self._gang.give_up()
+            return False
+        return not self._die
+
+    def _fail(self, error: GangFailed) -> None:
+        self._ledger.fail(
+            RankFailure(error.rank, time.time(), error.blame, str(error), traceback=error.tail)
+        )
 
     async def _follow(self, node_id: str) -> None:
         lost = await self._gang.follow(node_id, self._hear)
@@ -145,6 +174,7 @@ class Supervisor:
 
     def _hear(self, rank: int, news: RankNews) -> None:
         now = time.monotonic()
+        self._spool.add_lines(rank, news.setup_lines, "setup")
         self._spool.add_lines(rank, news.lines)
         self._spool.add_dropped(news.dropped)
         record = self._ledger.ranks[rank]
@@ -196,7 +226,7 @@ class Supervisor:
             for asset in keeping.result():
                 self._spool.add_output(asset)
         except GangFailed as error:
-            self._ledger.fail(RankFailure(error.rank, time.time(), error.blame, str(error)))
+            self._fail(error)
 
     async def _obey(self) -> None:
         order, self._order = self._order, None

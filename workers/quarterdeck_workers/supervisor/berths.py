@@ -19,6 +19,7 @@ from quarterdeck_workers.rank.launch import Launch, scrubbed
 from quarterdeck_workers.rank.parent import ENVIRONMENT
 from quarterdeck_workers.rank.process import REPORT_PATH
 from quarterdeck_workers.rank.reporting import REPORT_SOCKET, STACKS
+from quarterdeck_workers.rank.setup import environment_folder, with_environment
 from quarterdeck_workers.rank.tunnel import SETTINGS as TUNNEL_SETTINGS
 
 NODE_HOME = "QUARTERDECK_NODE_HOME"
@@ -85,6 +86,8 @@ def launch_for(order: RunOrder, berth: Berth, private: Path) -> Launch:
     if order.kind == "command" and order.resume is not None:
         environment[RESUME_DIR] = str(workdir / RESUME_FOLDER)
         environment[RESUME_STEP] = str(order.resume.step)
+    if (made := environment_folder(order, Path(os.environ[NODE_HOME]))) is not None:
+        environment = with_environment(environment, made)
     command = str(order.spec["command"]) if order.kind == "command" else None
     return Launch(
         order=visible.model_dump(mode="json"), rank=berth.rank, world_size=berth.world_size,

@@ -43,8 +43,9 @@ KILL_SECONDS = 10.0
 class GangFailed(Exception):
     """The gang could not start; `rank` is None where no single one is to blame."""
 
-    def __init__(self, message: str, blame: Blame, rank: int | None = None) -> None:
+    def __init__(self, message: str, blame: Blame, rank: int | None = None, tail: str = "") -> None:
         super().__init__(message)
+        self.tail = tail
         self.blame = blame
         self.rank = rank
 
@@ -74,7 +75,7 @@ class Gang:
             places.sort(key=lambda place: place.local_rank)
         self._group: PlacementGroup | None = None
         self._actors: dict[str, Any] = {}
-        self._ended = False
+        self._ended = self._given_up = False
 
     # --- starting --------------------------------------------------------------------------
 
@@ -122,6 +123,12 @@ class Gang:
                 for place in places
             ]  # fmt: skip
 
+        if self.order.spec.get("setup"):
+            # It ends by itself, or with the run: for what it does there is no usual time.
+            await self._all(
+                lambda node_id: self._actors[node_id].set_up.remote(order, berths(node_id)[0]),
+                limit=None,
+            )
         started: dict[str, list[NotStarted]] = await self._all(
             lambda node_id: self._actors[node_id].start.remote(order, berths(node_id))
         )
@@ -130,17 +137,20 @@ class Gang:
                 f"rank {failed.rank} did not start: {failed.message}", failed.blame, failed.rank
             )
 
-    async def _all(self, call: Callable[[str], Awaitable[Any]]) -> dict[str, Any]:
+    async def _all(
+        self, call: Callable[[str], Awaitable[Any]], limit: float | None = CALL_SECONDS
+    ) -> dict[str, Any]:
         async def one(node_id: str) -> Any:
             rank = self.hosts[node_id][0].rank
             try:
-                return await asyncio.wait_for(_await(call(node_id)), CALL_SECONDS)
+                return await asyncio.wait_for(_await(call(node_id)), limit)
             except TimeoutError as error:
-                message = f"rank {rank} did not start within {CALL_SECONDS:g} s"
+                message = f"rank {rank} did not start within {limit:g} s"
                 raise GangFailed(message, "node", rank) from error
             except RayTaskError as error:
                 message = f"rank {rank} did not start: {error.cause}"
-                raise GangFailed(message, start_blame(error.cause), rank) from error
+                tail = str(getattr(error.cause, "tail", ""))
+                raise GangFailed(message, start_blame(error.cause), rank, tail) from error
             except RayError as error:
                 message = f"rank {rank} did not start: {error}"
                 raise GangFailed(message, "node", rank) from error
@@ -156,6 +166,7 @@ class Gang:
         ranks = [place.rank for place in self.hosts[node_id]]
         left, silent = set(ranks), 0.0
         while left and not self._ended:
+            last = self._given_up
             try:
                 answer: dict[int, RankNews] = await _await(
                     self._actors[node_id].poll.remote(POLL_SECONDS)
@@ -176,7 +187,13 @@ class Gang:
                 hear(rank, news)
                 if any(message["type"] == "gone" for message in news.messages):
                     left.discard(rank)
+            if last:
+                break
         return None
+
+    def give_up(self) -> None:
+        """The processes will not start: let `follow` end when it has heard what there is."""
+        self._given_up = True
 
     async def _lost(self, node_id: str, error: ActorDiedError) -> Lost:
         rank = self.hosts[node_id][0].rank

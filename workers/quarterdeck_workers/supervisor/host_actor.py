@@ -26,8 +26,10 @@ from quarterdeck_workers.rank.inputs import publish_outputs, stage_inputs
 from quarterdeck_workers.rank.launch import write_secrets
 from quarterdeck_workers.rank.masking import Masker
 from quarterdeck_workers.rank.process import RankNews, RankProcess
+from quarterdeck_workers.rank.setup import NodeSetup, environment_folder
 from quarterdeck_workers.rank.workdir import hold, release
 from quarterdeck_workers.supervisor.berths import (
+    NODE_HOME,
     NODE_TEMP,
     PARENT_SOCKET,
     RESUME_FOLDER,
@@ -61,6 +63,8 @@ class Host:
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._held: tuple[Path, int] | None = None
+        self._setup: NodeSetup | None = None
+        self._setup_rank = 0
 
     async def prepare(self, order: RunOrder) -> dict[str, Any]:
         """Where this host is: its node's address, a free port there, its devices.
@@ -83,6 +87,21 @@ class Host:
             port = probe.getsockname()[1]
         accelerators = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
         return {"address": address, "port": port, "devices": list(accelerators)}
+
+    async def set_up(self, order: RunOrder, berth: Berth) -> None:
+        """Have what `setup` makes on this node, for all ranks here. Raises SetupFailed."""
+        environment = environment_folder(order, Path(os.environ[NODE_HOME]))
+        if environment is None:
+            return
+        private = private_folder()
+        try:
+            write_secrets(private / "secrets", order.secrets)
+            launch = launch_for(order, berth, private)
+            self._setup = NodeSetup(launch, environment, Masker(order.secrets.values()))
+            self._setup_rank = berth.rank
+            await asyncio.to_thread(self._setup.run, socket.gethostname())
+        finally:
+            shutil.rmtree(private, ignore_errors=True)
 
     async def start(self, order: RunOrder, berths: list[Berth]) -> list[NotStarted]:
         """Start the processes, all at once; answers those that failed."""
@@ -118,7 +137,10 @@ class Host:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), wait)
         self._news.clear()
-        return {rank: process.take() for rank, process in self._processes.items()}
+        news = {rank: process.take() for rank, process in self._processes.items()}
+        if self._setup is not None and (lines := self._setup.take()):
+            news.setdefault(self._setup_rank, RankNews()).setup_lines = lines
+        return news
 
     async def publish(self, order: RunOrder) -> list[OutputAsset]:
         """Keep the folders that rank 0's program, which has succeeded, hands on."""
@@ -132,11 +154,16 @@ class Host:
 
     async def kill(self) -> None:
         """End the processes and all below them, and wait until nothing is left."""
+        if self._setup is not None:
+            self._setup.cancel()
         processes = [*self._processes.values(), *self._tunnels]
         for process in processes:
             process.kill()
         for process in processes:
             await asyncio.to_thread(process.gone.wait, _GONE_SECONDS)
+        if self._setup is not None:
+            await asyncio.to_thread(self._setup.ended.wait, _GONE_SECONDS)
+            self._setup.release()
         if self._held is not None:
             release(*self._held)
             self._held = None
