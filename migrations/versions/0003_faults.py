@@ -29,6 +29,7 @@ def upgrade() -> None:
         ),
         sa.Column("cluster", sa.String(), nullable=False),
         sa.Column("host", sa.String(), nullable=False),
+        sa.Column("address", sa.String(), nullable=False),
         sa.Column("node_id", sa.String(), nullable=False),
         sa.Column("owner_id", sa.String(), nullable=False),
         sa.Column("owner_name", sa.String(), nullable=False),
@@ -43,7 +44,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_node_faults_run_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_node_faults")),
         sa.UniqueConstraint(
-            "run_id", "host", "policy", name=op.f("uq_node_faults_run_id_host_policy")
+            "run_id", "node_id", "policy", name=op.f("uq_node_faults_run_id_node_id_policy")
         ),
         sqlite_autoincrement=True,
     )

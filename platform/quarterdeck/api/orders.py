@@ -9,11 +9,13 @@ from quarterdeck.api.credentials import new_credential
 from quarterdeck.api.problems import ProblemError
 from quarterdeck.api.state import ApiState
 from quarterdeck.api.vault import WrongMasterKeyError
+from quarterdeck.specs.log_policies import LogPolicy, in_force
 from quarterdeck.specs.protocol import Claim, ResumeFrom, RunOrder
 from quarterdeck.store import access_queries, agents, run_queries
 from quarterdeck.store.fleet_statistics import mean_time_to_failure
 from quarterdeck.store.references import secrets_missing
 from quarterdeck.store.sessions import Session
+from quarterdeck.store.settings import log_policies
 from quarterdeck.store.tables import RunRow
 
 
@@ -77,6 +79,10 @@ def _order(session: Session, state: ApiState, run: RunRow, run_key: str) -> RunO
             "artifacts_options": dict(settings.artifacts_options),
             "secrets": _secrets(session, state, run.project, [item["name"] for item in wanted]),
             "env_secrets": [secret["name"] for secret in wanted if secret.get("env")],
+            "log_policies": in_force(
+                [LogPolicy.model_validate(each) for each in run.spec.get("log_policies") or ()],
+                log_policies(session),
+            ),
             "api_url": settings.api_url,
             "run_key": run_key,
             "stall_after": settings.stall_after,

@@ -20,6 +20,7 @@ from quarterdeck.store.tables import (
     EventRow,
     JobRow,
     KeyRow,
+    NodeFaultRow,
     NodeRow,
     RunRow,
     SecretRow,
@@ -137,8 +138,8 @@ def cluster_view(row: ClusterRow, capacity: Capacity) -> r.Cluster:
     )
 
 
-def node_view(row: NodeRow, held: Held | None) -> r.Node:
-    """A node with what runs hold of it."""
+def node_view(row: NodeRow, held: Held | None, faults: Sequence[NodeFaultRow] = ()) -> r.Node:
+    """A node with what runs hold of it and how it failed them."""
     held = held or Held()
     open_ = row.phase == "alive" and not row.cordoned and not row.quarantined
     free = max(0, row.slots - held.slots) if open_ else 0
@@ -147,6 +148,7 @@ def node_view(row: NodeRow, held: Held | None) -> r.Node:
             **_columns(row, r.Node),
             "slots_free": free,
             "quarantined_runs": [asdict(run) for run in held.quarantined],
+            "faults": [_columns(fault, r.NodeFault) for fault in faults[:20]],
         }
     )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from quarterdeck.lifecycle.dependencies import judge_dependency
+from quarterdeck.lifecycle.faults import exclusions
 from quarterdeck.specs.resources import Why
 from quarterdeck.store import job_queries, run_queries
+from quarterdeck.store.node_faults import as_fault, faults_of
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tables import JobRow, ServiceRow
 
@@ -24,6 +26,8 @@ def reason_of(session: Session, row: JobRow) -> Why:
     if row.restarts_used:
         most = row.spec.get("max_restarts", 0)
         facts.append(f"{row.restarts_used} of {most} restarts are used")
+    if row.phase not in job_queries.ENDED:
+        facts += _exclusions(session, row)
     facts += _newest_run(session, row.id)
     if row.failure:
         rank = row.failure.get("rank")
@@ -71,6 +75,11 @@ def _dependencies(session: Session, row: JobRow) -> list[str]:
             until = "" if edge.condition == "success" else f", waits for its {edge.condition}"
             facts.append(f"{edge.field}: job/{other.name} is {other.phase} ({other.reason}){until}")
     return facts
+
+
+def _exclusions(session: Session, row: JobRow) -> list[str]:
+    faults = [as_fault(each) for each in faults_of(session, [row.id]).get(row.id, ())]
+    return [f"{host} excluded: {why.words}" for (host, _), why in exclusions(faults).items()]
 
 
 def _newest_run(session: Session, owner_id: str) -> list[str]:

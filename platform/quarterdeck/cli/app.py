@@ -18,6 +18,7 @@ from quarterdeck.cli import (
     goodput,
     inspect,
     jobs,
+    log_policies,
     logs,
     models,
     plan,
@@ -80,6 +81,7 @@ def make_app() -> typer.Typer:
     app.add_typer(models.models, name="models", rich_help_panel=LOOK)
     app.add_typer(datasets.datasets, name="datasets", rich_help_panel=LOOK)
     app.add_typer(fleet.nodes, name="nodes", rich_help_panel=OPERATE)
+    app.add_typer(log_policies.log_policies, name="log-policies", rich_help_panel=OPERATE)
     app.add_typer(access.keys, name="keys", rich_help_panel=OPERATE)
     app.add_typer(access.secrets, name="secrets", rich_help_panel=OPERATE)
     return app

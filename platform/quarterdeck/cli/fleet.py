@@ -66,6 +66,8 @@ def list_nodes(
         Column("ACCELERATOR", lambda node: node.accelerator),
         Column("FREE/SLOTS", lambda node: f"{node.slots_free}/{node.slots}"),
         Column("QUARANTINED", _quarantine),
+        Column("WHY", lambda node: node.cordon_reason, wide=True),
+        Column("FAULTS", lambda node: len(node.faults) or "", wide=True),
         Column("CPUS", lambda node: f"{node.cpus:g}", wide=True),
         Column("MEMORY", lambda node: size(node.memory), wide=True),
         Column("ADDRESS", lambda node: node.address, wide=True),
@@ -149,6 +151,12 @@ def describe_node(client: Client, name: str, output: str) -> None:
         print(f"cordoned {node.cordon_reason}".rstrip())
     if (death := node.confirmed_dead) is not None:
         print(f"confirmed dead by {death.by} at {death.at:%Y-%m-%d %H:%M}Z: {death.reason}")
+    for fault in node.faults:
+        who = "" if fault.rank is None else f" rank {fault.rank}"
+        print(
+            f"fault {fault.policy}: job/{fault.owner_name} attempt {fault.epoch}{who}: "
+            f"{fault.message} ({age(fault.at)} ago)"
+        )
     for run in node.quarantined_runs:
         print(
             f"quarantined: run {run.epoch} of {run.owner} ({run.run_id}) holds {run.slots} slots "

@@ -13,7 +13,7 @@ from quarterdeck.client.access import Keys, Projects, Secrets
 from quarterdeck.client.assets import Assets
 from quarterdeck.client.config import Connection, discover
 from quarterdeck.client.errors import QuarterdeckError
-from quarterdeck.client.fleet import Checkpoints, Clusters, Nodes, Runs
+from quarterdeck.client.fleet import Checkpoints, Clusters, LogPolicyList, Nodes, Runs
 from quarterdeck.client.jobs import ENDED, Jobs
 from quarterdeck.client.logs import LogOptions, log_params
 from quarterdeck.client.paging import collect
@@ -82,6 +82,7 @@ class Client:
         self.checkpoints = Checkpoints(self.transport, project)
         self.clusters = Clusters(self.transport)
         self.nodes = Nodes(self.transport)
+        self.log_policies = LogPolicyList(self.transport)
         self.keys = Keys(self.transport)
         self.secrets = Secrets(self.transport, project)
         self.projects = Projects(self.transport)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from quarterdeck.client.paging import collect
 from quarterdeck.client.transport import API, Transport
-from quarterdeck.specs.resources import Checkpoint, Cluster, JoinTicket, Node, Run
+from quarterdeck.specs.resources import Checkpoint, Cluster, JoinTicket, LogPolicies, Node, Run
 
 
 class Clusters:
@@ -84,3 +85,20 @@ class Checkpoints:
             self._transport, Checkpoint, f"{API}/checkpoints", None,
             job=job, project=self._project,
         )  # fmt: skip
+
+
+class LogPolicyList:
+    """`client.log_policies`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def get(self) -> LogPolicies:
+        """The installation's own, and all in force."""
+        return self._transport.get(LogPolicies, f"{API}/log-policies")
+
+    def put(self, policies: Sequence[Mapping[str, Any]]) -> LogPolicies:
+        """Replace the installation's own; each has `name`, `pattern` and `verdict`."""
+        body = {"policies": list(policies)}
+        answer = self._transport.send("PUT", f"{API}/log-policies", body=body, repeatable=True)
+        return self._transport.read(LogPolicies, answer)

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from quarterdeck.lifecycle.faults import exclusions
 from quarterdeck.scheduling.snapshot import Hold, NodeView, Pending, Request, Snapshot
 from quarterdeck.store.admission import World
+from quarterdeck.store.node_faults import as_fault
 from quarterdeck.store.references import secrets_missing
 from quarterdeck.store.tables import JobRow, RunRow, ServiceRow
 
@@ -28,6 +30,7 @@ def job_request(job: JobRow, seen: World) -> Request | Pending:
         )
     if job.restart_at is not None and job.restart_at > seen.now:
         return _backing_off(job, job.restart_at)
+    excluded, shunned = _exclusions(job.id, seen)
     resources = job.spec.get("resources") or {}
     return Request(
         id=job.id,
@@ -40,8 +43,24 @@ def job_request(job: JobRow, seen: World) -> Request | Pending:
         memory=resources.get("memory"),
         max_duration=job.spec.get("max_duration"),
         avoid=_quarantined_nodes(job.id, seen.holding),
+        excluded=excluded,
+        shunned=shunned,
         **layout,
     )
+
+
+def _exclusions(owner_id: str, seen: World) -> tuple[dict[str, str], dict[str, str]]:
+    """Nodes that the owner is kept off, and those only while it fits elsewhere; each with why."""
+    excluded: dict[str, str] = {}
+    shunned: dict[str, str] = {}
+    rows = seen.faults.get(owner_id, ())
+    for cluster in {row.cluster for row in rows}:
+        found = exclusions([as_fault(row) for row in rows if row.cluster == cluster])
+        for node in seen.nodes:
+            why = found.get((node.host, node.address)) if node.cluster == cluster else None
+            if why is not None:
+                (excluded if why.hard else shunned)[node.id] = why.words
+    return excluded, shunned
 
 
 def _backing_off(job: JobRow, restart_at: datetime) -> Pending:

@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 from quarterdeck.controller.turns import Turns
+from quarterdeck.lifecycle.faults import judge
 from quarterdeck.lifecycle.job import JOB, WITH_RUN, JobEvent
 from quarterdeck.lifecycle.observe import UNKNOWN, RunDecision, decide
 from quarterdeck.lifecycle.restarts import after_failure, failures_in_a_row
@@ -16,6 +17,7 @@ from quarterdeck.lifecycle.run import ENDED
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.ids import new_id
+from quarterdeck.store.node_faults import note_faults
 from quarterdeck.store.run_watch import (
     Watched,
     account,
@@ -156,8 +158,18 @@ def _after_end(session: Any, job: JobRow, run: RunRow) -> None:
         _again(session, job, run, message=run.message, used=job.restarts_used, delay=row.delay)
         return
     failure = run.failure or {"blame": "unknown", "message": run.message}
+    ended = run.ended_at.timestamp() if run.ended_at else 0.0
+    judgement = judge(run.log_matches or [], str(failure["blame"]), ended)
+    note_faults(session, run, judgement.blamed, failure)
+    if judgement.cancel:
+        move_job(
+            session, job, JobEvent.FAILED, reason="LogPolicy", message=judgement.cancel,
+            values={"failure": failure},
+        )  # fmt: skip
+        return
     choice = after_failure(
         str(failure["blame"]),
+        excused=judgement.excused,
         restarts_used=job.restarts_used,
         max_restarts=int(job.spec.get("max_restarts", 3)),
         fruitless=row.fruitless,

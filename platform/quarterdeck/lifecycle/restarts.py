@@ -81,13 +81,14 @@ class RestartDecision:
 
 
 def after_failure(
-    blame: str, *, restarts_used: int, max_restarts: int, fruitless: int
+    blame: str, *, restarts_used: int, max_restarts: int, fruitless: int, excused: str = ""
 ) -> RestartDecision:
     """Decide on the attempt after a failure blamed on `blame` (protocol.Blame).
 
-    `fruitless` counts the attempts in a row, this one included, that kept no progress.
+    `fruitless` counts the attempts in a row, this one included, that kept no progress; `excused`
+    names a log policy by which the failure is not counted.
     """
-    counted = blame in COUNTED
+    counted = blame in COUNTED and not excused
     used = restarts_used + counted
     if counted and used > max_restarts:
         if max_restarts == 0:
@@ -106,4 +107,6 @@ def after_failure(
             f"{fruitless} attempts in a row made no progress; the last failure was {blame}",
         )
     left = f"restart {used} of {max_restarts}" if counted else f"a {blame} failure is not counted"
+    if excused:
+        left += f" (log policy {excused})"
     return RestartDecision(True, used, "Restarting", left)

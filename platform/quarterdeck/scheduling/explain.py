@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
@@ -36,6 +37,7 @@ def explain(
     return (
         _no_cluster(snapshot, request)
         or _no_accelerator(snapshot, request)
+        or _excluded(request, pools)
         or _nodes_away(snapshot, request)
         or _too_big(request, pools)
     )
@@ -68,6 +70,7 @@ def _waits(request: Request, possible: Sequence[PoolLike], now: datetime) -> Pen
             f"{hold.label} ends by {_clock(hold.ends_at or now)}" for hold in ends[:3]
         )
     facts += _quarantined(best)
+    facts += exclusion_facts(request, best)
     open_ended = sorted(
         {hold.label for hold in best.holds if hold.ends_at is None and not hold.quarantined}
     )
@@ -94,6 +97,32 @@ def _quarantined(state: PoolLike) -> list[str]:
             f"quarterdeck nodes confirm-dead {hosts[0]} --reason TEXT)"
         )
     return facts
+
+
+def exclusion_facts(request: Request, state: PoolLike) -> list[str]:
+    """Which machines of a pool the request is kept off, and why."""
+    return [
+        f"{state.empty.rooms[node].node.host or node} excluded: {why}"
+        for node, why in {**request.excluded, **request.shunned}.items()
+        if node in state.empty.rooms
+    ]
+
+
+def _excluded(request: Request, pools: Sequence[PoolLike]) -> Pending | None:
+    """Whether only the machines that failed it stand in its way."""
+    if not request.excluded:
+        return None
+    open_ = replace(request, excluded={}, shunned={})
+    for state in pools:
+        if state.empty.place(open_) is None:
+            continue
+        facts = exclusion_facts(request, state)
+        message = (
+            f"cluster {state.key[0]} would be big enough, but machines failed this job: "
+            f"{'; '.join(facts[:3])} (when they are repaired: quarterdeck nodes uncordon NODE)"
+        )
+        return Pending(request.id, "NodesExcluded", message, tuple(facts))
+    return None
 
 
 def _soonest(

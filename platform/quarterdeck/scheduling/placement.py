@@ -27,7 +27,8 @@ class Room:
 
     def groups(self, request: Request, size: int) -> int:
         """How many groups of `size` ranks of `request` fit here."""
-        if self.node.id in request.avoid:
+        node_id = self.node.id
+        if node_id in request.avoid or node_id in request.excluded or node_id in request.shunned:
             return 0
         limits = [self.slots // size]
         if request.cpus:

@@ -51,8 +51,10 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     pools = _pools(snapshot)
     assignments: list[Assignment] = []
     pending: list[Pending] = []
-    for request in sorted(snapshot.requests, key=lambda r: (-r.priority, r.ordinal, r.id)):
-        mine = _eligible(snapshot, pools, request)
+    for asked in sorted(snapshot.requests, key=lambda r: (-r.priority, r.ordinal, r.id)):
+        mine = _eligible(snapshot, pools, asked)
+        shuns = asked.shunned and any(state.empty.place(asked) for state in mine)
+        request = asked if shuns else replace(asked, shunned={})
         assignment = _try(mine, request, now)
         if assignment is not None:
             assignments.append(assignment)

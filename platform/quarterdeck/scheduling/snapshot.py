@@ -68,6 +68,10 @@ class Request:
     memory: int | None = None
     max_duration: float | None = None
     avoid: frozenset[str] = frozenset()
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    """Nodes that it is kept off, and why: they failed it."""
+    shunned: Mapping[str, str] = field(default_factory=dict)
+    """The same, but only as long as it would fit without them."""
 
     @property
     def ranks(self) -> int:

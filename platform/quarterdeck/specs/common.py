@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from quarterdeck.specs.arrays import Array
 from quarterdeck.specs.base import Name, Spec
 from quarterdeck.specs.graph import Afters
+from quarterdeck.specs.log_policies import MOST_OF_JOB, LogPolicy
 from quarterdeck.specs.references import ReferenceText
 from quarterdeck.specs.units import Bytes, Seconds
 
@@ -111,3 +112,5 @@ class JobSpec(Resource):
     secrets: Secrets = ()
     max_duration: Seconds | None = Field(default=None, gt=0)
     max_restarts: int = Field(default=3, ge=0, le=1000)
+    log_policies: tuple[LogPolicy, ...] = Field(default=(), max_length=MOST_OF_JOB)
+    """What lines of the output mean for the next attempt, before those of the installation."""

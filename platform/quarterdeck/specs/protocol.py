@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from quarterdeck.specs.base import Message
+from quarterdeck.specs.log_policies import OrderedPolicy, Verdict
 
 # --- agent -----------------------------------------------------------------------------------
 
@@ -161,6 +162,7 @@ class RunOrder(Message):
     artifacts_options: dict[str, Any] = {}
     secrets: dict[str, str] = {}
     env_secrets: list[str] = []
+    log_policies: list[OrderedPolicy] = []
     api_url: str
     run_key: str
     stall_after: float = 300.0
@@ -237,6 +239,20 @@ class RunEvent(Message):
     message: str
     at: datetime
     data: dict[str, Any] = {}
+
+
+class LogMatch(Message):
+    """A line of a rank's output that a log policy knows."""
+
+    policy: str
+    verdict: Verdict
+    rank: int
+    node_id: str
+    line: str
+    """Its first 500 characters."""
+    at: float
+    """Unix seconds."""
+    trusted: bool = True
 
 
 class Failure(Message):
@@ -323,6 +339,7 @@ class RunBeat(Message):
     results: dict[str, Any] = {}
     """Named results of the job, e.g. perplexity; merged over beats."""
     events: list[RunEvent] = Field(default=[], max_length=1000)
+    log_matches: list[LogMatch] = Field(default=[], max_length=1000)
     failure: Failure | None = None
     endpoint: Endpoint | None = None
     dropped: int = 0

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 from quarterdeck.specs.base import Message
+from quarterdeck.specs.log_policies import LogPolicy, OrderedPolicy
 from quarterdeck.specs.protocol import (
     CheckpointManifest,
     Failure,
@@ -237,6 +238,24 @@ class ConfirmedDeath(Message):
     at: datetime
 
 
+class NodeFault(Message):
+    """An attempt that the machine failed, by a log policy or by its own failure."""
+
+    owner_name: str
+    epoch: int
+    rank: int | None = None
+    policy: str
+    message: str
+    at: datetime
+
+
+class LogPolicies(Message):
+    """Log policies: the installation's own, and all that a job without any gets."""
+
+    policies: list[LogPolicy] = []
+    in_force: list[OrderedPolicy] = []
+
+
 class Node(Message):
     id: str
     cluster: str
@@ -252,6 +271,8 @@ class Node(Message):
     quarantined: bool = False
     quarantined_runs: list[QuarantinedRun] = []
     confirmed_dead: ConfirmedDeath | None = None
+    faults: list[NodeFault] = []
+    """Newest first, until somebody uncordons it."""
     cpus: float
     memory: int
     labels: dict[str, str] = {}

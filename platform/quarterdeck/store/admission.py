@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import and_, not_, or_, select, update
@@ -13,11 +13,13 @@ from quarterdeck.lifecycle.run import ENDED
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.leases import claim_rows
+from quarterdeck.store.node_faults import faults_of
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.placements import holding_runs
 from quarterdeck.store.tables import (
     ClusterRow,
     JobRow,
+    NodeFaultRow,
     NodeRow,
     RevisionRow,
     RunRow,
@@ -46,6 +48,8 @@ class World:
     """Runs that have not ended, by service id."""
     secrets: frozenset[tuple[str, str]]
     """(project, name) of every secret that a queued job may name."""
+    faults: Mapping[str, Sequence[NodeFaultRow]] = field(default_factory=dict)
+    """Of machines, by the job that they failed."""
 
 
 def claim_jobs(session: Session, lease_id: str, limit: int = 2000) -> list[str]:
@@ -116,6 +120,7 @@ def world(session: Session) -> World:
         revisions=revisions,
         live_replicas=replicas,
         secrets=secrets,
+        faults=faults_of(session, [job.id for job in jobs]) if jobs else {},
     )
 
 

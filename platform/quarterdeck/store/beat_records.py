@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from quarterdeck.specs.protocol import (
     CheckpointManifest,
     LogChunk,
+    LogMatch,
     MetricRow,
     OutputAsset,
     RunEvent,
@@ -24,11 +25,15 @@ from quarterdeck.store.tables import (
     AssetVersionRow,
     CheckpointRow,
     LogChunkRow,
+    NodeRow,
     ProjectRow,
     RunRow,
     StepMetricsRow,
 )
 from quarterdeck.store.text import clean
+
+MOST_MATCHES = 200
+"""Matches of log policies that a run keeps: the newest."""
 
 
 def add_metrics(session: Session, run: RunRow, rows: Sequence[MetricRow]) -> None:
@@ -188,3 +193,35 @@ def add_run_events(session: Session, run: RunRow, events: Sequence[RunEvent]) ->
                 "reported_at": event.at.isoformat(),
             },
         )
+
+
+def add_log_matches(session: Session, run: RunRow, matches: Sequence[LogMatch]) -> None:
+    """Keep what log policies found, for the run's end to be judged by, each with an event."""
+    if not matches:
+        return
+    nodes = {placement["node_id"] for placement in run.placements}
+    hosts = dict(
+        session.execute(select(NodeRow.id, NodeRow.host).where(NodeRow.id.in_(nodes))).all()
+    )
+    kept = list(run.log_matches or [])
+    for match in matches:
+        line = clean(match.line, 500)
+        where = f"rank {match.rank} on {hosts.get(match.node_id) or match.node_id}"
+        append_event(
+            session,
+            type="log.matched",
+            subject=f"{run.owner_type}/{run.owner_name}",
+            subject_id=run.owner_id,
+            project=run.project,
+            message=f"run {run.epoch}, {where}: {match.policy} ({match.verdict}): {line}",
+            actor=f"run/{run.id}",
+            data={
+                **match.model_dump(exclude={"line"}),
+                "line": line,
+                "run_id": run.id,
+                "epoch": run.epoch,
+            },
+        )
+        if match.node_id in nodes:
+            kept.append({**match.model_dump(), "line": line})
+    run.log_matches = kept[-MOST_MATCHES:]

@@ -15,6 +15,7 @@ from quarterdeck.lifecycle.run import ENDED
 from quarterdeck.specs.protocol import BeatReply, RunBeat
 from quarterdeck.store.beat_records import (
     add_checkpoints,
+    add_log_matches,
     add_logs,
     add_metrics,
     add_outputs,
@@ -48,6 +49,7 @@ def record_beat(session: Session, run_id: str, beat: RunBeat) -> BeatReply:
         add_checkpoints(session, run, beat.checkpoints)
         add_outputs(session, run, beat.outputs)
         add_run_events(session, run, beat.events)
+        add_log_matches(session, run, beat.log_matches)
         if job is not None:
             _progress(job, beat)
         run.beat_seq = beat.seq

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from quarterdeck.store.dead_nodes import Held, held_by_node
 from quarterdeck.store.errors import NotFound
+from quarterdeck.store.node_faults import clear_faults
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.paging import fetch_page
 from quarterdeck.store.tables import ClusterRow, NodeRow
@@ -97,6 +98,8 @@ def cordon_node(session: Session, row: NodeRow, cordoned: bool, *, actor: str) -
 
     All its rows take it, so that it holds whichever of them the next start of a raylet follows.
     """
+    if not cordoned:
+        clear_faults(session, row)
     if row.cordoned == cordoned:
         return
     session.execute(
@@ -106,7 +109,7 @@ def cordon_node(session: Session, row: NodeRow, cordoned: bool, *, actor: str) -
             NodeRow.host == row.host,
             NodeRow.address == row.address,
         )
-        .values(cordoned=cordoned)
+        .values(cordoned=cordoned, cordon_reason="")
         .execution_options(synchronize_session=False)
     )
     session.refresh(row)

@@ -93,6 +93,8 @@ class NodeFaultRow(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
     cluster: Mapped[str]
     host: Mapped[str]
+    address: Mapped[str]
+    """With the host it names the machine over restarts of its raylet."""
     node_id: Mapped[str]
     owner_id: Mapped[str]
     owner_name: Mapped[str]
@@ -107,7 +109,7 @@ class NodeFaultRow(Base):
     cleared_at: Mapped[datetime | None]
 
     __table_args__ = (
-        UniqueConstraint("run_id", "host", "policy"),
+        UniqueConstraint("run_id", "node_id", "policy"),
         Index(None, "cluster", "host", "at"),
         Index(None, "owner_id"),
         {"sqlite_autoincrement": True},

@@ -114,6 +114,8 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
         "get_node": Good({"id": "node1"}),
         "cordon_node": Good({"id": "node1"}),
         "uncordon_node": Good({"id": "node1"}),
+        "get_log_policies": Good(),
+        "put_log_policies": Good(body={"policies": []}),
         "confirm_dead": Good({"id": "node2"}, {"reason": "it burnt"}),
         "create_key": Good(body={"name": "ada", "access": "viewer"}),
         "revoke_key": Good({"id": victim}),

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from quarterdeck.specs.log_policies import in_force
 from quarterdeck.specs.protocol import RankPlacement, RunOrder
 from quarterdeck_workers.rank.launch import Launch, scrubbed
 from quarterdeck_workers.rank.process import REPORT_PATH, RankNews, RankProcess
@@ -116,6 +117,29 @@ def test_last_words_arrive_before_the_end(tmp_path: Path) -> None:
     assert types(news)[-1] == "gone"
     assert [m["metrics"] for m in news.messages if m["type"] == "step"] == [{"loss": 0.5}]
     assert len(news.lines) == 3000
+
+
+def test_lines_and_tracebacks_that_policies_know_are_told(tmp_path: Path, parent: Path) -> None:
+    policies = [policy.model_dump() for policy in in_force()]
+    for name in ("script", "forked"):
+        (tmp_path / name / "work").mkdir(parents=True)
+    script = launch(tmp_path / "script", command="echo one; echo CUDA out of memory >&2; exit 1")
+    forked = launch(tmp_path / "forked", entry="job_entries:fill_the_disk")
+    told = []
+    for each, through in ((script, None), (forked, parent)):
+        each.order["log_policies"] = policies
+        process = RankProcess(each)
+        process.start(through)
+        told.append(
+            {
+                (message["policy"], message["verdict"], message["trusted"])
+                for message in finish(process).messages
+                if message["type"] == "log_match"
+            }
+        )
+    assert told == [
+        {("cuda-oom", "cancel_retries", True)}, {("disk-full", "exclude_node", True)},
+    ]  # fmt: skip
 
 
 def types(news: RankNews) -> list[str]:

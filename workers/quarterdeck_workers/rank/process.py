@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quarterdeck.specs.log_policies import OrderedPolicy
 from quarterdeck.specs.protocol import RunOrder
 from quarterdeck_workers.rank.entry import STACKS_FILE
 from quarterdeck_workers.rank.folders import keep_folder
 from quarterdeck_workers.rank.launch import Launch, send_launch
+from quarterdeck_workers.rank.log_watch import LogWatch, Match
 from quarterdeck_workers.rank.logs import LogBuffer, LogLimits
 from quarterdeck_workers.rank.masking import Masker
 from quarterdeck_workers.rank.parent import READY
@@ -81,6 +83,10 @@ class RankProcess:
         self._messages: deque[dict[str, Any]] = deque()
         self._dropped = 0
         self._logs = LogBuffer(LogLimits.of_gang(launch.world_size))
+        policies = [
+            OrderedPolicy.model_validate(each) for each in launch.order.get("log_policies") or ()
+        ]
+        self._watch, self._failures = LogWatch(policies), LogWatch(policies)
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._alive = -1
@@ -213,6 +219,10 @@ class RankProcess:
                 elif message.get("type") == "checkpoint_folder":
                     self._keep(message)
                 elif "type" in message:
+                    if message["type"] == "failure":  # its traceback may be in no log
+                        said = f"{message.get('traceback', '')}\n{message.get('message', '')}"
+                        matches = self._failures.read(self._masker.text(said), time.time())
+                        self._tell_matches(matches)
                     self._add({"at": time.time(), **message})
         with self._lock:
             self._reports.remove(connection)
@@ -271,17 +281,25 @@ class RankProcess:
         masked = self._masker.stream()
         with os.fdopen(descriptor, "rb", buffering=0) as stream:
             while data := stream.read(65536):
-                said = masked.feed(data)
+                said, now = masked.feed(data), time.time()
                 with self._lock:
-                    self._logs.feed(said, time.time())
+                    self._logs.feed(said, now)
+                self._tell_matches(self._watch.feed(said, now))
                 if self._taps and said:
                     self._pass_on(said)
+        said, now = masked.close(), time.time()
         with self._lock:
-            self._logs.feed(masked.close(), time.time())
-            self._logs.close(time.time())
+            self._logs.feed(said, now)
+            self._logs.close(now)
             for reader in self._taps:
                 reader.close()
             self._taps.clear()
+        self._tell_matches([*self._watch.feed(said, now), *self._watch.close(now)])
+
+    def _tell_matches(self, matches: list[Match]) -> None:
+        for match in matches:
+            message = {"line": match.line, **match.policy.model_dump(exclude={"name", "pattern"})}
+            self._add({"type": "log_match", "at": match.at, "policy": match.policy.name, **message})
 
     def _add(self, message: dict[str, Any]) -> None:
         if message["type"] in _MASKED:

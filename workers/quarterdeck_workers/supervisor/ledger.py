@@ -13,6 +13,7 @@ from typing import Any
 from quarterdeck.specs.protocol import (
     CheckpointManifest,
     Endpoint,
+    LogMatch,
     MetricRow,
     OutputAsset,
     RankPlacement,
@@ -158,6 +159,16 @@ class Ledger:
             number, at = rank.placement.rank, float(message["at"])
             self.goodput.checkpoint(number, seconds, at=at, now=now)
         self.event(str(message["event"]), str(message["message"]), _time(message), **data)
+
+    def _on_log_match(self, rank: RankRecord, message: dict[str, Any], now: float) -> None:
+        self.spool.add_log_match(
+            LogMatch(
+                policy=message["policy"], verdict=message["verdict"], line=str(message["line"]),
+                rank=rank.placement.rank, node_id=rank.placement.node_id,
+                at=float(message["at"]), trusted=bool(message["trusted"]),
+            )
+        )  # fmt: skip
+        self.urgent = True
 
     def _on_endpoint(self, rank: RankRecord, message: dict[str, Any], now: float) -> None:
         self._sign(now)

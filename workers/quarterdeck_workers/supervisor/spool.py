@@ -15,6 +15,7 @@ from typing import Any
 
 from quarterdeck.specs.protocol import (
     CheckpointManifest,
+    LogMatch,
     MetricRow,
     OutputAsset,
     RunBeat,
@@ -45,6 +46,7 @@ class Spool:
         self._metrics: OrderedDict[int, MetricRow] = OrderedDict()
         self._lines = LineQueue(self._limits.lines, self._limits.line_size)
         self._events: deque[RunEvent] = deque()
+        self._log_matches: deque[LogMatch] = deque()
         self._checkpoints: list[CheckpointManifest] = []
         self._outputs: list[OutputAsset] = []
         self._results: dict[str, Any] = {}
@@ -78,6 +80,13 @@ class Spool:
             self._events.popleft()
             self._dropped += 1
 
+    def add_log_match(self, match: LogMatch) -> None:
+        """A line that a log policy knows."""
+        self._log_matches.append(match)
+        if len(self._log_matches) > self._limits.events:
+            self._log_matches.popleft()
+            self._dropped += 1
+
     def add_checkpoint(self, manifest: CheckpointManifest) -> None:
         """A checkpoint to register."""
         self._checkpoints.append(manifest)
@@ -101,7 +110,7 @@ class Spool:
         """Nothing is waiting and nothing is on its way."""
         waiting = (
             self._metrics, self._lines, self._events, self._checkpoints, self._outputs,
-            self._results,
+            self._results, self._log_matches,
         )  # fmt: skip
         return self._pending is None and not any(waiting)
 
@@ -136,9 +145,10 @@ class Spool:
             **status, seq=self._seq, sent_at=sent_at, metrics=metrics,
             logs=self._lines.take(self._limits.beat_lines, self._limits.beat_line_size),
             events=list(self._events), checkpoints=self._checkpoints, outputs=self._outputs,
-            results=self._results, dropped=self._dropped,
+            results=self._results, log_matches=list(self._log_matches), dropped=self._dropped,
         )  # fmt: skip
         self._events.clear()
+        self._log_matches.clear()
         self._checkpoints, self._outputs, self._results = [], [], {}
         self._dropped = 0
         return self._pending

@@ -17,6 +17,9 @@ from quarterdeck.specs import resources as r
 from quarterdeck.store import dead_nodes, fleet_queries
 from quarterdeck.store.dead_nodes import held_by_node
 from quarterdeck.store.fleet_queries import Capacity
+from quarterdeck.store.node_faults import Machine, newest_faults
+from quarterdeck.store.sessions import Session
+from quarterdeck.store.tables import NodeRow
 
 router = APIRouter(route_class=StrictRoute, tags=["fleet"])
 _READ = documented("key_unknown", "access_denied", "not_found")
@@ -84,7 +87,8 @@ def list_nodes(
         rows, following = fleet_queries.list_nodes(
             session, cluster, also=also, cursor=cursor, limit=limit
         )
-    items = [node_view(row, held.get(row.id)) for row in rows]
+        faults = newest_faults(session)
+    items = [node_view(row, held.get(row.id), faults.get(_machine(row), ())) for row in rows]
     return r.Page(items=items, next_cursor=following)
 
 
@@ -93,7 +97,7 @@ def get_node(id: Identity, state: State, caller: Viewer) -> Any:
     """One node by its id, or the newest on that host."""
     with state.database.read() as session:
         row = fleet_queries.get_node(session, id)
-        return node_view(row, held_by_node(session).get(row.id))
+        return _shown(session, row)
 
 
 @router.post("/nodes/{id}/cordon", response_model=r.Node, responses=_READ)
@@ -104,7 +108,7 @@ def cordon_node(id: Identity, state: State, caller: Admin) -> Any:
 
 @router.post("/nodes/{id}/uncordon", response_model=r.Node, responses=_READ)
 def uncordon_node(id: Identity, state: State, caller: Admin) -> Any:
-    """Let new runs on a node again."""
+    """Let new runs on a node again, those of jobs that it failed too."""
     return _cordon(state, caller, id, False)
 
 
@@ -124,7 +128,16 @@ def confirm_dead(id: Identity, body: DeathNotice, state: State, caller: Operator
         dead_nodes.confirm_dead(
             session, row, actor=caller.actor, reason=body.reason, force=body.force
         )
-        return node_view(row, held_by_node(session).get(row.id))
+        return _shown(session, row)
+
+
+def _machine(row: NodeRow) -> Machine:
+    return (row.cluster, row.host, row.address)
+
+
+def _shown(session: Session, row: NodeRow) -> r.Node:
+    faults = newest_faults(session).get(_machine(row), ())
+    return node_view(row, held_by_node(session).get(row.id), faults)
 
 
 def _cordon(state: ApiState, caller: Caller, node: str, cordoned: bool) -> r.Node:
@@ -132,4 +145,4 @@ def _cordon(state: ApiState, caller: Caller, node: str, cordoned: bool) -> r.Nod
     with state.database.write() as session:
         row = fleet_queries.get_node(session, node)
         fleet_queries.cordon_node(session, row, cordoned, actor=caller.actor)
-        return node_view(row, held_by_node(session).get(row.id))
+        return _shown(session, row)
