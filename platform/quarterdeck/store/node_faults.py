@@ -9,8 +9,8 @@ from sqlalchemy import CursorResult, select, update
 from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.faults import NODE_FAILURE, WINDOW_S, Fault, cordon_reason
-from quarterdeck.store.beat_records import insert_ignoring
 from quarterdeck.store.columns import database_now
+from quarterdeck.store.inserts import insert_ignoring
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.tables import NodeFaultRow, NodeRow, RunRow
 from quarterdeck.store.text import clean
