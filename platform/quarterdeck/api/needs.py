@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from quarterdeck.specs.batch import BatchSpec
 from quarterdeck.specs.graph import ASSETS, Asset, Condition
 from quarterdeck.specs.kinds import (
     AnyJob,
@@ -33,11 +34,11 @@ class Need:
 
 def needs_of(document: AnyJob | ServiceSpec) -> Iterator[Need]:
     """Every reference, in the order of the fields."""
-    if isinstance(document, TokenizerSpec):
+    if isinstance(document, (TokenizerSpec, BatchSpec)):
         yield _need("dataset", "dataset", document.dataset, "dataset")
     if isinstance(document, (DataSpec, PretrainSpec)) and document.tokenizer is not None:
         yield _need("tokenizer", "tokenizer", document.tokenizer, "tokenizer")
-    if isinstance(document, (EvaluateSpec, ServiceSpec)):
+    if isinstance(document, (EvaluateSpec, BatchSpec, ServiceSpec)):
         yield _need("model", "model", document.model, "model")
     if isinstance(document, (DataSpec, PretrainSpec, EvaluateSpec)):
         for place, dataset in enumerate(document.datasets):

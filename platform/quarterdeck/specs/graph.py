@@ -16,7 +16,7 @@ MOST_INPUTS = 100
 Asset = Literal["model", "dataset", "tokenizer"]
 ASSETS: tuple[Asset, ...] = ("model", "dataset", "tokenizer")
 MAKERS: dict[Asset, tuple[str, ...]] = {
-    "dataset": ("dataset", "data"),
+    "dataset": ("dataset", "data", "batch"),
     "tokenizer": ("tokenizer",),
     "model": ("pretrain",),
 }

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from quarterdeck.specs.architecture import Architecture
 from quarterdeck.specs.base import Spec
+from quarterdeck.specs.batch import BatchSpec
 from quarterdeck.specs.common import Checkpoints, Datasets, JobSpec, Resource, Resources
 from quarterdeck.specs.graph import Inputs, Outputs
 from quarterdeck.specs.presets import load_preset
@@ -169,9 +170,11 @@ class ServiceSpec(Resource):
         return prod((self.parallelism.tensor, self.parallelism.pipeline))
 
 
-AnyJob = DatasetSpec | TokenizerSpec | DataSpec | PretrainSpec | EvaluateSpec | CommandSpec
+AnyJob = (
+    DatasetSpec | TokenizerSpec | DataSpec | PretrainSpec | EvaluateSpec | BatchSpec | CommandSpec
+)
 Document = Annotated[AnyJob | ServiceSpec, Field(discriminator="kind")]
 DOCUMENT: TypeAdapter[AnyJob | ServiceSpec] = TypeAdapter(Document)
 
-JOB_KINDS = ("dataset", "tokenizer", "data", "pretrain", "evaluate", "command")
+JOB_KINDS = ("dataset", "tokenizer", "data", "pretrain", "evaluate", "batch", "command")
 KINDS = (*JOB_KINDS, "service")

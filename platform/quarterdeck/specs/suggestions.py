@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from quarterdeck.specs.batch import BatchSpec
 from quarterdeck.specs.kinds import (
     DOCUMENT,
     KINDS,
@@ -33,6 +34,7 @@ MODELS: Mapping[str, type[BaseModel]] = {
     "data": DataSpec,
     "pretrain": PretrainSpec,
     "evaluate": EvaluateSpec,
+    "batch": BatchSpec,
     "command": CommandSpec,
     "service": ServiceSpec,
 }

@@ -93,9 +93,12 @@ class Recorder:
             for rank, node in enumerate(chosen)
         ]
         order.setdefault("artifacts_uri", "memory://")
+        order.setdefault("epoch", 1)
+        order.setdefault("owner_name", run_id)
+        order.setdefault("owner_id", f"job-{run_id}")
         self.orders[run_id] = RunOrder(
-            run_id=run_id, epoch=1, owner_type="service" if kind == "service" else "job",
-            owner_id=f"job-{run_id}", owner_name=run_id, kind=kind, spec=spec, cluster="test",
+            run_id=run_id, owner_type="service" if kind == "service" else "job",
+            kind=kind, spec=spec, cluster="test",
             placements=placements, api_url=self.url, run_key=f"key-of-{run_id}", **order,
         )  # fmt: skip
         return run_id

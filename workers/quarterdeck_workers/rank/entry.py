@@ -20,6 +20,7 @@ ENTRY_POINTS = {
     "data": "quarterdeck_workers.data.jobs:data_main",
     "pretrain": "quarterdeck_workers.training.pretrain:main",
     "evaluate": "quarterdeck_workers.evaluation.jobs:evaluate_main",
+    "batch": "quarterdeck_workers.batch.job:batch_main",
     "service": "quarterdeck_workers.engine.serve:main",
 }
 STACKS_FILE = "stacks"

@@ -32,6 +32,7 @@ PRELOADED = (
     "deepspeed.runtime.pipe.engine", "quarterdeck_workers.training.pretrain",
     "quarterdeck_workers.evaluation.jobs", "quarterdeck_workers.data.jobs",
     "quarterdeck_workers.engine.serve", "quarterdeck_workers.rank.tunnel",
+    "quarterdeck_workers.batch.job",
 )  # fmt: skip
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
