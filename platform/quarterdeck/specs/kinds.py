@@ -15,7 +15,7 @@ from quarterdeck.specs.graph import Inputs, Outputs
 from quarterdeck.specs.presets import load_preset
 from quarterdeck.specs.references import ReferenceText
 from quarterdeck.specs.training import Parallelism, Precision, Training
-from quarterdeck.specs.units import Count, Share
+from quarterdeck.specs.units import Count, Seconds, Share
 from quarterdeck.specs.workdir import Upload
 
 
@@ -131,6 +131,8 @@ class CommandSpec(JobSpec):
     """A relative path is a folder to upload, an absolute one or a URI one of the machines."""
     setup: str | None = Field(default=None, min_length=1, max_length=100_000)
     """A shell command that makes `$QUARTERDECK_ENV_DIR`, once for each node and content."""
+    exit_grace: Seconds = Field(default=600, gt=0)
+    """Once a rank has ended with 0: how long the others of its role may go on in silence."""
     restart_safe: bool = False
     checkpoints: Checkpoints | None = None
     inputs: Inputs = {}

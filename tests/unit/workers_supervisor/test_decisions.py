@@ -5,7 +5,13 @@ import signal
 import pytest
 
 from quarterdeck_workers.supervisor.failures import RankFailure, exit_failure, first_failure
-from quarterdeck_workers.supervisor.watchdog import Progress, odd_one_out, stalled
+from quarterdeck_workers.supervisor.watchdog import (
+    Company,
+    Progress,
+    left_waiting,
+    odd_one_out,
+    stalled,
+)
 
 BOUNDS = {"stall_after": 300.0, "stall_after_first": 600.0}
 
@@ -91,3 +97,18 @@ def test_blame_of_an_exit(
 
 def test_clean_exit_is_no_failure() -> None:
     assert exit_failure("command", 0, 1.0, code=0, number=None, oom=False, tail="") is None
+
+
+def test_a_rank_is_left_waiting_only_in_silence_and_within_its_role() -> None:
+    def company(*ranks: tuple[str, bool, float]) -> list[Company]:
+        return [Company(place, *rank) for place, rank in enumerate(ranks)]
+
+    waiting = company(("a", True, 10.0), ("a", False, 12.0))
+    assert left_waiting(waiting, 22.0, 10.0) is None
+    found = left_waiting(waiting, 22.1, 10.0)
+    assert found is not None and found[0] == 0 and "while 1 went on" in found[1]
+    assert left_waiting(company(("a", True, 0.0), ("b", False, 0.0)), 99.0, 10.0) is None
+    assert left_waiting(company(("a", True, 0.0), ("a", True, 0.0)), 99.0, 10.0) is None
+    assert left_waiting(company(("a", False, 0.0), ("a", False, 0.0)), 99.0, 10.0) is None
+    one_works = company(("a", True, 0.0), ("a", False, 0.0), ("a", False, 95.0))
+    assert left_waiting(one_works, 99.0, 10.0) is None

@@ -61,6 +61,22 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def tasks_of_machine() -> int:
+    """Processes and threads of the machine (or container), read from one file."""
+    text = Path("/proc/loadavg").read_text(encoding="ascii")
+    return int(text.split()[3].partition("/")[2])
+
+
+def crowd(most: int) -> int:
+    """How many processes are below this one where there may be more than `most`; else 0."""
+    try:
+        if tasks_of_machine() <= most:
+            return 0
+    except (OSError, ValueError, IndexError):
+        pass  # then they are counted
+    return len(descendants(os.getpid()))
+
+
 def end_descendants(timeout: float = 20.0) -> bool:
     """SIGKILL and reap all processes below this one, which must be a subreaper.
 
@@ -68,6 +84,8 @@ def end_descendants(timeout: float = 20.0) -> bool:
     after `timeout` seconds (a process stuck in the kernel).
     """
     me = os.getpid()
+    with suppress(OSError):  # among thousands that fork, be heard
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
     deadline = time.monotonic() + timeout
     while True:
         below = descendants(me)

@@ -48,6 +48,8 @@ class Launch:
     environment: dict[str, str] = field(repr=False)
     command: str | None = None
     entry: str | None = None
+    most_processes: int = 4096
+    """What the rank may have below it, itself included; more ends it."""
 
     def encode(self) -> bytes:
         """JSON, UTF-8."""

@@ -3,7 +3,8 @@
 It forks the rank's process, adopts every orphan below it, and ends all of them when the rank's
 process ends, when its actor dies (the `alive` pipe closes) or when it is told to (SIGTERM). If it
 is killed itself, the rank's process dies with it. It reports over `status`, one JSON line each:
-`pid`, `exit` (code or signal, with the moment), `gone` (no process is left).
+`pid`, `failure` (too many processes), `exit` (code or signal, with the moment), `gone` (no process
+is left).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, NoReturn
 
 from quarterdeck_workers.rank.descendants import (
     become_subreaper,
+    crowd,
     die_with_parent,
     end_descendants,
     name_process,
@@ -31,6 +33,8 @@ from quarterdeck_workers.rank.descendants import (
 from quarterdeck_workers.rank.launch import Launch
 from quarterdeck_workers.rank.oom import oom_kills
 from quarterdeck_workers.rank.workdir import hold, release
+
+_LOOK_MILLISECONDS = 500
 
 
 class _Ended(Exception):
@@ -91,7 +95,16 @@ def _watch(
         poller = select.poll()
         poller.register(alive, select.POLLIN | select.POLLHUP)
         poller.register(process, select.POLLIN)
-        events = {descriptor for descriptor, _ in poller.poll()}
+        events: set[int] = set()
+        while not events:
+            events = {descriptor for descriptor, _ in poller.poll(_LOOK_MILLISECONDS)}
+            if not events and (count := crowd(launch.most_processes)) > launch.most_processes:
+                _tell(
+                    status, type="failure", at=time.time(), blame="user_code", traceback="",
+                    message=f"rank {launch.rank} had {count} processes, more than "
+                    f"{launch.most_processes}: all were ended",
+                )  # fmt: skip
+                return
         if process in events:
             _, result = os.waitpid(pid, 0)
             code = os.waitstatus_to_exitcode(result)

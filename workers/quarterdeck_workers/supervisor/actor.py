@@ -29,12 +29,13 @@ from quarterdeck_workers.supervisor.gang import Gang, GangFailed
 from quarterdeck_workers.supervisor.ledger import Ledger
 from quarterdeck_workers.supervisor.presence import present
 from quarterdeck_workers.supervisor.spool import Spool
-from quarterdeck_workers.supervisor.watchdog import odd_one_out, stalled
+from quarterdeck_workers.supervisor.watchdog import left_waiting, odd_one_out, stalled
 
 NAMESPACE = "quarterdeck"
 FINAL_GRACE_SECONDS = 3600.0
 """How long the end of a run waits for an api that is away."""
 ORDER_SECONDS = 60.0
+EXIT_GRACE = 600.0
 _TICK_SECONDS = 0.25
 _KILL_MARGIN_SECONDS = 3.0
 log = logging.getLogger(__name__)
@@ -179,6 +180,8 @@ class Supervisor:
         self._spool.add_dropped(news.dropped)
         record = self._ledger.ranks[rank]
         record.memory = news.memory
+        if news.lines or news.messages:
+            record.heard = now
         record.tail = news.tail or record.tail
         for message in news.messages:
             try:
@@ -246,6 +249,12 @@ class Supervisor:
     async def _watch(self, now: float) -> None:
         if self._ledger.stopping or self._ledger.failures:
             return
+        if self._run.kind == "command":
+            grace = float(self._run.spec.get("exit_grace") or EXIT_GRACE)
+            left = left_waiting(self._ledger.company(), now, grace)
+            if left is not None:
+                self._ledger.fail(RankFailure(left[0], time.time(), "user_code", left[1]))
+                return
         why = stalled(
             self._ledger.progress(), now, stall_after=self._run.stall_after,
             stall_after_first=self._run.stall_after_first,

@@ -12,6 +12,9 @@ SETTLE_SECONDS = 1.0
 """After the first sign of failure, how long to listen for one that came before it."""
 _FATAL_OF_ITS_OWN = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 
+_DISK_FULL = ("No space left on device", "Disk quota exceeded")
+"""What the C library says, in everybody's last lines."""
+
 
 @dataclass(frozen=True)
 class RankFailure:
@@ -72,6 +75,8 @@ def exit_failure(
         return None
     elif code is None:
         blame, message = "unknown", f"rank {rank} is gone and left no exit code"
+    elif users and any(sign in tail for sign in _DISK_FULL):
+        blame, message = "disk", f"rank {rank} exited with code {code}: no space was left"
     else:
         blame = "user_code" if users else "unknown"
         message = f"rank {rank} exited with code {code}"

@@ -24,7 +24,7 @@ from quarterdeck.specs.protocol import (
 from quarterdeck_workers.supervisor.failures import RankFailure, exit_failure
 from quarterdeck_workers.supervisor.goodput import Goodput
 from quarterdeck_workers.supervisor.spool import Spool
-from quarterdeck_workers.supervisor.watchdog import Progress
+from quarterdeck_workers.supervisor.watchdog import Company, Progress
 
 ENDPOINT_FRESH_SECONDS = 20.0
 """An engine reports every few seconds; older than this it counts as unhealthy."""
@@ -45,6 +45,8 @@ class RankRecord:
     tail: str = ""
     stopped: bool = False
     """It ended after it was asked to."""
+    heard: float = 0.0
+    """When it last said anything, monotonic seconds."""
 
     def state(self) -> RankState:
         """As the control plane hears it."""
@@ -253,6 +255,16 @@ class Ledger:
     def progress(self) -> Progress:
         """For the watchdog."""
         return Progress(self.started, self.last_sign, self.stepped)
+
+    def company(self) -> list[Company]:
+        """For the watchdog too: how the ranks stand beside each other."""
+        return [
+            Company(
+                rank, record.placement.role, record.exited and record.exit_code == 0,
+                max(record.heard, self.started),
+            )
+            for rank, record in self.ranks.items()
+        ]  # fmt: skip
 
     def phase(self, now: float) -> RunPhase:
         """The phase of a run that has not ended."""

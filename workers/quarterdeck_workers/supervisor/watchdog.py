@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _WAITING = (
@@ -43,6 +43,33 @@ def stalled(
     if now - progress.last > bound:
         return f"no step and no heartbeat for {bound:g} s"
     return None
+
+
+@dataclass(frozen=True)
+class Company:
+    """One rank among those of its role, monotonic seconds."""
+
+    rank: int
+    role: str
+    ended_well: bool
+    heard: float
+    """When it last said anything; of one that ended, its end."""
+
+
+def left_waiting(ranks: Sequence[Company], now: float, grace: float) -> tuple[int, str] | None:
+    """The rank that ended by itself while others of its role wait for it, as it seems: they have
+    said nothing for `grace` seconds since. None where that is not so."""
+    ended = {each.role: each for each in ranks if each.ended_well}
+    waiting = [each for each in ranks if not each.ended_well and each.role in ended]
+    if not waiting or any(each.role in ended and now - each.heard <= grace for each in ranks):
+        return None
+    first = ended[waiting[0].role]
+    others = ", ".join(str(each.rank) for each in waiting[:8])
+    more = f" and {len(waiting) - 8} more" if len(waiting) > 8 else ""
+    return first.rank, (
+        f"rank {first.rank} ended with code 0 while {others}{more} went on and said nothing for "
+        f"{grace:g} s: they seem to wait for it (exit_grace: a longer time lets them)"
+    )
 
 
 def odd_one_out(stacks: Mapping[int, str]) -> int | None:

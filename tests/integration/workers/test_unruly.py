@@ -1,0 +1,110 @@
+"""Scripts that do what they should not: each ends with a clear outcome, and nothing is left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from worker_recorder import Recorder
+
+from quarterdeck_workers.rank.process import RankProcess
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_process import finish, launch
+
+DAEMON = """
+import os, signal, sys, time
+for number in range(1, 65):
+    try: signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError): pass
+for depth in range(3):
+    if os.fork(): os._exit(0)
+    os.setsid()
+for descriptor in range(256):
+    try: os.close(descriptor)
+    except OSError: pass
+open(sys.argv[1], "a").write(f"{os.getpid()}\\n")
+os.environ.clear()
+time.sleep(600)
+"""
+
+
+def alive(file: Path, count: int) -> list[int]:
+    pids = [int(line) for line in file.read_text().splitlines()]
+    assert len(pids) == count
+    return [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def test_more_processes_than_allowed_end_the_rank_and_all_of_them(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    script = "for i in $(seq 80); do (setsid sleep 600 & echo $! >> pids); done; sleep 600"
+    process = RankProcess(launch(tmp_path, command=script, most_processes=50))
+    pids = tmp_path / "work" / "pids"
+    process.start(None)
+    seen: set[int] = set()
+    deadline = time.monotonic() + 60
+    while not process.gone.is_set() and time.monotonic() < deadline:
+        if pids.exists():
+            seen |= {int(line) for line in pids.read_text().split() if line.isdigit()}
+        time.sleep(0.02)
+    news = finish(process)
+    (failure,) = [message for message in news.messages if message["type"] == "failure"]
+    assert failure["blame"] == "user_code" and "more than 50" in failure["message"]
+    assert len(seen) > 40 and not [pid for pid in seen if psutil.pid_exists(pid)]
+
+
+@pytest.mark.parametrize("ending", ["true", "false", "kill -9 $$", "sleep 600"])
+def test_daemons_of_any_depth_are_gone_with_the_rank(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "daemon.py").write_text(DAEMON)
+    pids = tmp_path / "pids"
+    start = (
+        f"python {tmp_path}/daemon.py {pids} & nohup setsid python {tmp_path}/daemon.py {pids} &"
+    )
+    waiting = f"until [ $(wc -l < {pids}) = 2 ]; do sleep 0.05; done"
+    process = RankProcess(launch(tmp_path, command=f"touch {pids}; {start} {waiting}; {ending}"))
+    process.start(None)
+    if ending == "sleep 600":
+        deadline = time.monotonic() + 60
+        while pids.exists() is False or len(pids.read_text().splitlines()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+    news = finish(process, 60)
+    assert news.messages[-1] == {**news.messages[-1], "type": "gone", "clean": True}
+    assert alive(pids, 2) == []
+
+
+def ended(recorder: Recorder, name: str, command: str, **fields: Any) -> Any:
+    ranks = fields.pop("ranks", 1)
+    spec = {"command": command, **fields}
+    return recorder.ended(recorder.submit(name, "command", spec, ranks=ranks))
+
+
+def test_a_rank_that_ends_well_while_the_others_wait_in_silence(
+    recorder: Recorder, machine: object
+) -> None:
+    waits = "if [ $RANK = 1 ]; then exit 0; fi; sleep 600"
+    final = ended(recorder, "left", waits, ranks=3, exit_grace=2)
+    assert (final.failure.rank, final.failure.blame) == (1, "user_code")
+    assert "while 0, 2 went on and said nothing for 2 s" in final.failure.message
+    works = "if [ $RANK = 1 ]; then exit 0; fi; for i in 1 2 3 4 5 6; do echo $i; sleep 1; done"
+    assert ended(recorder, "busy", works, ranks=2, exit_grace=4).reported_phase == "succeeded"
+
+
+def test_a_full_disk_is_blamed_on_the_disk(recorder: Recorder, machine: object) -> None:
+    failure = ended(recorder, "full", "set -e; echo x > /dev/full").failure
+    assert failure.blame == "disk" and "No space left" in failure.traceback
+    python = "python -c \"open('/dev/full', 'w').write('x' * 99999)\""
+    assert ended(recorder, "full-2", python).failure.blame == "disk"
+
+
+def test_binary_and_endless_lines_harm_nobody(recorder: Recorder, machine: object) -> None:
+    command = "head -c 3000000 /dev/urandom; head -c 3000000 /dev/zero; echo; echo the end"
+    final = ended(recorder, "binary", command)
+    assert final.reported_phase == "succeeded"
+    assert recorder.lines("binary")[-1] == "the end"
