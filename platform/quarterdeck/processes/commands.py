@@ -29,9 +29,10 @@ def mount(app: typer.Typer) -> None:
     """Add the commands of this file to the CLI."""
     for function in (up, down, demo, api, controller, gateway, agent):
         app.command(rich_help_panel=PANEL)(function)
-    db = typer.Typer(help="The database: upgrade, backup.", no_args_is_help=True)
+    db = typer.Typer(help="The database: upgrade, backup, restore.", no_args_is_help=True)
     db.command()(upgrade)
     db.command()(backup)
+    db.command()(restore)
     app.add_typer(db, name="db", rich_help_panel=PANEL)
     app.add_typer(chaos, name="chaos", rich_help_panel=PANEL)
 
@@ -241,16 +242,38 @@ def upgrade() -> None:
 
 
 def backup(
-    target: Annotated[Path, typer.Argument(metavar="FILE", help="A file that is not there yet.")],
+    target: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="A new file; default: in the home."),
+    ] = None,
 ) -> None:
-    """Copy a SQLite database while it is in use.
+    """Copy the database while it is in use.
 
-    Example: quarterdeck db backup quarterdeck-2026-01-31.db
+    SQLite is copied by itself, PostgreSQL by pg_dump, which must be on PATH. Artifacts and the
+    home's keys are not in it: keep keys/master too, without which secrets are lost.
+
+    Example: quarterdeck db backup quarterdeck-2026-01-31.backup
     """
     from quarterdeck.processes.db import backup_database
 
     with _failures():
         print(backup_database(_settings(), target))
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="What `db backup` wrote.")],
+) -> None:
+    """Put a backup in the place of the database; api and controller must not run.
+
+    What runs on machines goes on: when the platform is up again, runs that the backup does not know
+    are taken back, and nothing that it knew is started before every cluster has told what lives.
+
+    Example: quarterdeck db restore quarterdeck-2026-01-31.backup
+    """
+    from quarterdeck.processes.db import restore_database
+
+    with _failures():
+        print(restore_database(_settings(), source, _tell))
 
 
 def _home() -> Home:

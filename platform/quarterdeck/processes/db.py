@@ -1,45 +1,90 @@
-"""`quarterdeck db`: migrations and copies."""
+"""`quarterdeck db`: migrations, backups, and what they are put back into."""
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 from quarterdeck.processes.failures import ProcessFailed
+from quarterdeck.processes.records import alive, read_record
 from quarterdeck.processes.settings import Settings
-from quarterdeck.store import migrate
+from quarterdeck.store import backups, migrate
 
 _SQLITE = "sqlite:///"
+WRITERS = ("api", "controller", "up")
 
 
 def upgrade_database(settings: Settings) -> str:
     """Migrate to this version; answers what was done. Raises ProcessFailed for a newer schema."""
     try:
         backup = migrate.upgrade(settings.database_url)
-    except migrate.NewerSchema as error:
+    except (migrate.NewerSchema, migrate.RestoreUnfinished) as error:
         raise ProcessFailed(str(error)) from error
     kept = f", the old one is kept in {backup}" if backup else ""
     return f"the database is at revision {migrate.head_revision()}{kept}"
 
 
-def backup_database(settings: Settings, target: Path) -> str:
-    """Copy a SQLite database while it is in use; the copy has mode 0600.
+def backup_database(settings: Settings, target: Path | None) -> str:
+    """Copy the database while it is in use; the copy has mode 0600. Without a target it goes into
+    the home's folder `backups`.
 
-    Raises ProcessFailed for another database, a missing source, or an existing target.
+    Raises ProcessFailed for a missing source, an existing target, or missing tools.
     """
-    if not settings.database_url.startswith(_SQLITE):
-        raise ProcessFailed("only SQLite is copied here: use pg_dump for PostgreSQL")
-    source = Path(settings.database_url.removeprefix(_SQLITE))
-    if not source.is_file():
-        raise ProcessFailed(f"{source} does not exist: nothing to copy")
+    if target is None:
+        folder = settings.home.folder / "backups"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = folder / f"quarterdeck-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.backup"
     try:
-        target.touch(mode=0o600, exist_ok=False)
-    except OSError as error:
-        raise ProcessFailed(f"{target} cannot be created: {error.strerror}") from error
-    with (
-        closing(sqlite3.connect(source)) as original,
-        closing(sqlite3.connect(target)) as copy,
-    ):
-        original.backup(copy)
+        backups.back_up(settings.database_url, target)
+    except backups.BackupError as error:
+        raise ProcessFailed(str(error)) from error
     return f"{target}: {target.stat().st_size:,} bytes"
+
+
+def restore_database(settings: Settings, source: Path, tell: Callable[[str], None]) -> str:
+    """Put a backup in the place of the database, and raise the generation.
+
+    Raises ProcessFailed while processes use the database, for a newer schema, and for what is no
+    backup: then nothing has changed.
+    """
+    if users := _users(settings):
+        raise ProcessFailed(
+            "the database is in use by " + ", ".join(users) + ": stop them first (quarterdeck "
+            "down; agents and what runs on machines may go on)"
+        )
+    try:
+        generation, kept = backups.restore(settings.database_url, source)
+    except (backups.BackupError, migrate.NewerSchema) as error:
+        raise ProcessFailed(str(error)) from error
+    if kept is not None:
+        tell(f"what was there is kept in {kept}")
+    tell(
+        "keys, secrets and intents are those of the backup: revoke again what was revoked since. "
+        "Jobs wait until every cluster has told what lives there; then see quarterdeck doctor"
+    )
+    return f"restored {source}: generation {generation}"
+
+
+def _users(settings: Settings) -> list[str]:
+    record = read_record(settings.home)
+    found = [
+        f"{entry.name} (pid {entry.pid})"
+        for entry in (record.processes if record else ())
+        if entry.name in WRITERS and alive(entry)
+    ]
+    if not settings.database_url.startswith(_SQLITE):
+        return found + backups.others_connected(settings.database_url)
+    place = Path(settings.database_url.removeprefix(_SQLITE)).absolute()
+    known = {entry.pid for entry in (record.processes if record else ())}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid in known or process.pid == psutil.Process().pid:
+                continue
+            if any(Path(file.path) == place for file in process.open_files()):
+                name = " ".join(process.cmdline()[-3:])[:60]
+                found.append(f"{name or process.name()} (pid {process.pid})")
+    return found

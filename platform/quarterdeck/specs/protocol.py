@@ -44,6 +44,37 @@ class RunSighting(Message):
     detail: str = ""
 
 
+class SupervisorReport(Message):
+    """What a supervisor says of its run, from its order: enough to make the run's row again."""
+
+    run_id: str
+    epoch: int
+    attempt: int = 1
+    owner_type: Literal["job", "service"]
+    owner_id: str
+    owner_name: str
+    project: str = "default"
+    kind: str
+    spec: dict[str, Any]
+    cluster: str
+    placements: list[RankPlacement]
+    inputs: dict[str, list[ResolvedAsset]] = {}
+    resume_checkpoint: str | None = None
+    resumed_from_step: int | None = None
+    key_sha256: str
+    """Digest of the run's key, so that its beats are taken again."""
+    started_at: datetime | None = None
+
+
+class Stranger(Message):
+    """A supervisor that lives on the cluster and is not in the agent's list to watch."""
+
+    run_id: str
+    epoch: int
+    report: SupervisorReport | None = None
+    """None: it does not answer, or is too old to know the question."""
+
+
 class AgentBeat(Message):
     """POST /api/v1/agents/{cluster}/beat, every two seconds. The first one creates the cluster."""
 
@@ -59,6 +90,11 @@ class AgentBeat(Message):
     versions: dict[str, str] = {}
     nodes: list[NodeReport] = []
     runs: list[RunSighting] = []
+    generation: int | None = None
+    """The generation that came with the list to watch to which `strangers` was compared; None:
+    this beat says nothing of strangers."""
+    strangers: list[Stranger] = []
+    """All of them. There are none, unless a backup of the database was restored."""
 
 
 class RunToStart(Message):
@@ -355,5 +391,8 @@ class BeatReply(Message):
     acked_seq: int = 0
 
 
+SupervisorReport.model_rebuild()
+Stranger.model_rebuild()
+AgentBeat.model_rebuild()
 ResumeFrom.model_rebuild()
 RunOrder.model_rebuild()

@@ -14,6 +14,7 @@ from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.leases import claim_rows
 from quarterdeck.store.node_faults import faults_of
+from quarterdeck.store.orphans import Restore, read_restore
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.placements import holding_runs
 from quarterdeck.store.tables import (
@@ -50,6 +51,8 @@ class World:
     """(project, name) of every secret that a queued job may name."""
     faults: Mapping[str, Sequence[NodeFaultRow]] = field(default_factory=dict)
     """Of machines, by the job that they failed."""
+    restore: Restore | None = None
+    """What is open since a backup was restored."""
 
 
 def claim_jobs(session: Session, lease_id: str, limit: int = 2000) -> list[str]:
@@ -121,6 +124,7 @@ def world(session: Session) -> World:
         live_replicas=replicas,
         secrets=secrets,
         faults=faults_of(session, [job.id for job in jobs]) if jobs else {},
+        restore=read_restore(session),
     )
 
 

@@ -24,6 +24,7 @@ from quarterdeck.specs.protocol import (
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import AgentSuperseded, AlreadyClaimed, NotFound, StaleEpoch
 from quarterdeck.store.ids import new_id
+from quarterdeck.store.orphans import record_strangers
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.settings import generation
 from quarterdeck.store.tables import ClusterRow, JobRow, KeyRow, NodeRow, RunRow
@@ -45,7 +46,7 @@ def record_agent_beat(
         select(ClusterRow).where(ClusterRow.name == cluster).with_for_update()
     ).one_or_none()
     if row is None:
-        row = ClusterRow(id=new_id("cluster"), name=cluster)
+        row = ClusterRow(id=new_id("cluster"), name=cluster, generation=generation(session))
         session.add(row)
         session.flush()
         append_event(
@@ -74,6 +75,7 @@ def record_agent_beat(
         row.ray_token = encrypted_token
     _record_nodes(session, cluster, beat)
     _record_sightings(session, cluster, beat)
+    record_strangers(session, row, beat)
     return row
 
 
@@ -146,7 +148,7 @@ def work_for(session: Session, cluster: str) -> AgentWork:
     work = AgentWork(generation=generation(session))
     for row in rows:
         if row.claimed_by is None:
-            if row.phase == "assigned":
+            if row.phase == "assigned" and row.generation == work.generation:
                 work.start.append(RunToStart(run_id=row.id, epoch=row.epoch))
             continue
         work.watch.append(RunToStart(run_id=row.id, epoch=row.epoch))
@@ -200,6 +202,7 @@ def claim(
             RunRow.epoch == request.epoch,
             RunRow.phase == "assigned",
             RunRow.claimed_by.is_(None),
+            RunRow.generation == generation(session),
             *([RunRow.cluster == cluster] if cluster else []),
         )
         .values(claimed_by=request.agent_id, claimed_at=database_now())
@@ -214,6 +217,8 @@ def claim(
             raise StaleEpoch(run_id, request.epoch, f"the run's epoch is {row.epoch}")
         if row.claimed_by is not None:
             raise AlreadyClaimed(run_id, f"claimed by {row.claimed_by}")
+        if row.generation != generation(session):
+            raise AlreadyClaimed(run_id, "a restored backup knows of it: it may have run since")
         raise AlreadyClaimed(run_id, f"its phase is {row.phase}")
     serving = session.scalar(select(ClusterRow.agent_id).where(ClusterRow.name == row.cluster))
     if serving is not None and serving != request.agent_id:

@@ -19,7 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, event, inspect, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -28,6 +28,8 @@ from quarterdeck.store.tables import Base
 
 ADVISORY_LOCK = 0x51554152
 KEPT_BACKUPS = 5
+RESTORING = "quarterdeck_restoring"
+"""A table that exists while a backup is being restored: see backups.py."""
 
 
 class NewerSchema(RuntimeError):
@@ -49,23 +51,40 @@ def head_revision() -> str:
     return head
 
 
+def known_revisions() -> frozenset[str]:
+    """Every revision that this code can upgrade from."""
+    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    return frozenset(script.revision for script in scripts)
+
+
 def current_revision(url: str) -> str | None:
     """The database's revision; None for an empty one."""
     with _connected(url) as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def upgrade(url: str, revision: str = "head") -> Path | None:
+class RestoreUnfinished(RuntimeError):
+    """A restore was cut off: what is there is no whole database."""
+
+
+def upgrade(
+    url: str, revision: str = "head", *, back_up_first: bool = True, restoring: bool = False
+) -> Path | None:
     """Migrate the database at `url`, all or nothing; the backup's path if one was made.
 
-    Raises NewerSchema, with nothing changed, when the database is ahead of this code.
+    Raises NewerSchema, with nothing changed, when the database is ahead of this code, and
+    RestoreUnfinished, unless `restoring` says that the caller finishes it.
     """
     with _connected(url) as connection:
+        if not restoring and inspect(connection).has_table(RESTORING):
+            raise RestoreUnfinished(
+                "a restore of a backup was cut off: run `quarterdeck db restore FILE` again"
+            )
         current = MigrationContext.configure(connection).get_current_revision()
         _refuse_newer(current)
         if current == head_revision():
             return None
-        backup = _back_up(connection, current)
+        backup = _back_up(connection, current) if back_up_first else None
         command.upgrade(_config(connection), revision)
         _check_foreign_keys(connection)
         connection.commit()
@@ -142,8 +161,7 @@ def _check_foreign_keys(connection: Connection) -> None:
 
 
 def _refuse_newer(current: str | None) -> None:
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if current is not None and current not in known:
+    if current is not None and current not in known_revisions():
         raise NewerSchema(current, head_revision())
 
 

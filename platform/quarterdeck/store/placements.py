@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import CursorResult, select, update
+from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.job import JobEvent
@@ -15,6 +15,7 @@ from quarterdeck.specs.protocol import RankPlacement
 from quarterdeck.store.errors import CapacityTaken, StaleRow
 from quarterdeck.store.ids import new_id
 from quarterdeck.store.outbox import append_event
+from quarterdeck.store.settings import generation, next_epoch
 from quarterdeck.store.tables import (
     CheckpointRow,
     ClusterRow,
@@ -73,7 +74,7 @@ def start_job(session: Session, job: JobRow, new: NewRun, *, lease_id: str | Non
     """
     _reserve(session, new)
     checkpoint = last_checkpoint(session, job.id)
-    run = _new_row(new, epoch=job.epoch + 1)
+    run = _new_row(session, new, job.id, job.epoch)
     run.owner_type, run.owner_id, run.owner_name = "job", job.id, job.name
     run.project, run.kind = job.project, job.kind
     run.resume_checkpoint = checkpoint.id if checkpoint else None
@@ -104,24 +105,29 @@ def start_replica(session: Session, service: ServiceRow, new: NewRun) -> RunRow:
             ServiceRow.version == service.version,
             ServiceRow.desired == "run",
         )
-        .values(epoch=service.epoch + 1)
+        .values(epoch=next_epoch(session, service.epoch))
         .execution_options(synchronize_session=False)
     )
     assert isinstance(result, CursorResult)
     if result.rowcount != 1:
         raise StaleRow(f"service {service.id} changed since epoch {service.epoch}")
-    run = _new_row(new, epoch=service.epoch + 1)
+    run = _new_row(session, new, service.id, service.epoch)
     run.owner_type, run.owner_id, run.owner_name = "service", service.id, service.name
     run.project, run.kind = service.project, "service"
     session.refresh(service)
     return _insert(session, run)
 
 
-def _new_row(new: NewRun, *, epoch: int) -> RunRow:
+def _new_row(session: Session, new: NewRun, owner_id: str, newest: int) -> RunRow:
+    epoch, attempt = next_epoch(session, newest), newest + 1
+    if epoch != attempt:  # a backup was restored since: epochs have jumped, attempts have not
+        runs = select(func.count()).select_from(RunRow).where(RunRow.owner_id == owner_id)
+        attempt = 1 + (session.scalar(runs) or 0)
     return RunRow(
         id=new_id("run"),
         epoch=epoch,
-        attempt=epoch,
+        generation=generation(session),
+        attempt=attempt,
         cluster=new.cluster,
         spec=new.spec,
         placements=[placement.model_dump(mode="json") for placement in new.placements],
@@ -154,6 +160,8 @@ def _reserve(session: Session, new: NewRun) -> None:
     ).one_or_none()
     if cluster is None or cluster.phase != "connected":
         raise CapacityTaken(f"cluster {new.cluster} is not connected any more")
+    if cluster.generation < generation(session):
+        raise CapacityTaken(f"cluster {new.cluster} has not told what lives there since a restore")
     wanted = slots_used_by(new.placements)
     nodes = {
         node.id: node

@@ -13,6 +13,7 @@ from sqlalchemy.sql.expression import ColumnElement
 from quarterdeck.lifecycle.observe import (
     KILL_AFTER_S,
     LOST_AFTER_S,
+    RESTORED,
     STOP_DEADLINE_S,
     UNKNOWN,
     RunDecision,
@@ -25,6 +26,7 @@ from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.goodput import close_books
 from quarterdeck.store.leases import claim_rows, swap
+from quarterdeck.store.orphans import Restore, read_restore
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.tables import (
     CheckpointRow,
@@ -81,6 +83,7 @@ def watched(
             else (func.julianday(database_now()) - func.julianday(RunRow.claimed_at)) * 86400.0,
         ).where(RunRow.id.in_(ids))
     ).all()
+    restore = read_restore(session)
     found: list[Watched] = []
     for run, silent, cluster_silent, deadline_passed, age in rows:
         owner: JobRow | ServiceRow | None
@@ -95,6 +98,8 @@ def watched(
             kind=run.kind,
             phase=run.phase,
             claimed=run.claimed_by is not None,
+            generation_passed=_generation_passed(run, restore),
+            may_be_claimed=_may_be_claimed(run, restore),
             refused=run.refused,
             reported_phase=run.reported_phase,
             failure=run.failure,
@@ -117,6 +122,19 @@ def watched(
         )
         found.append(Watched(run, job, facts))
     return found
+
+
+def _generation_passed(run: RunRow, restore: Restore | None) -> bool:
+    if restore is None or run.generation >= restore.generation:
+        return False
+    heard = run.last_beat_at or run.claimed_at
+    return heard is None or heard <= restore.at
+
+
+def _may_be_claimed(run: RunRow, restore: Restore | None) -> bool:
+    if restore is None or run.claimed_by is not None or run.generation >= restore.generation:
+        return False
+    return bool(restore.unheard) or (run.id, run.epoch) in restore.runs
 
 
 def placed_on(run: RunRow) -> list[str]:
@@ -291,6 +309,7 @@ def failed_attempts(session: Session, run: RunRow) -> list[Attempt]:
             RunRow.phase.in_(("failed", "lost", "cancelled", "preempted")),
             RunRow.stopping_for.is_(None),
             RunRow.claimed_at.is_not(None),
+            RunRow.reason != RESTORED,
         )
         .order_by(RunRow.epoch.desc())
         .limit(max(MAX_FRUITLESS, len(DELAYS_S)))

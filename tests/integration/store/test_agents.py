@@ -125,15 +125,25 @@ def test_work_lists_what_to_start_watch_and_kill(database: Database) -> None:
     with database.write() as session:
         session.get_one(RunRow, doomed).kill_requested = True
         session.get_one(RunRow, ended).phase = "succeeded"
-        raise_generation(session)
     with database.read() as session:
         work = work_for(session, "a")
         elsewhere = work_for(session, "b")
-    assert work.generation == 1
+    assert work.generation == 0
     assert [item.run_id for item in work.start] == [fresh]
     assert {item.run_id for item in work.watch} == {claimed, doomed}
     assert [item.run_id for item in work.kill] == [doomed]
     assert not (elsewhere.start or elsewhere.watch or elsewhere.kill)
+
+
+def test_what_a_restored_backup_offers_is_neither_given_out_nor_claimed(database: Database) -> None:
+    fresh = add_run(database)
+    with database.write() as session:
+        raise_generation(session)
+    with database.read() as session:
+        work = work_for(session, "a")
+    assert (work.generation, work.start) == (1, [])
+    with pytest.raises(AlreadyClaimed, match="restored backup"):
+        take(database, fresh)
 
 
 def test_only_the_agent_that_serves_the_cluster_claims(database: Database) -> None:

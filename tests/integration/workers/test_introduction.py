@@ -25,6 +25,9 @@ class SlowMachines:
         time.sleep(1.0)
         return []
 
+    def strangers(self, known: Any) -> list[Any]:
+        return []
+
     def start(self, order: Any) -> None:
         self.beats_before.append(len(self._recorder.agent_beats))
         self.agent.stop()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import platform
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from quarterdeck.specs.protocol import (
     NodeReport,
     RunSighting,
     RunToStart,
+    Stranger,
     TunnelToOpen,
 )
 from quarterdeck_workers.agent.ray_cluster import RayCluster, RaySilent
@@ -39,6 +41,8 @@ from quarterdeck_workers.agent.settings import AgentSettings
 _PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE = 10.0
 _SIGHTINGS_AT_ONCE = 8
+_LOOK_SECONDS = 30.0
+"""Between looks for supervisors that nobody has told us of."""
 log = logging.getLogger(__name__)
 
 
@@ -74,6 +78,11 @@ class Agent:
         """Set after the first beat: the api lets only the agent that it knows claim runs."""
         self._lock = threading.Lock()
         self._watched: list[RunToStart] = []
+        self._generation: int | None = None
+        """That of the list to watch; None before the first."""
+        self._told: int | None = None
+        """The generation under which strangers were last looked for."""
+        self._look_again = 0.0
         self._creating: set[tuple[str, int]] = set()
         self._taken: set[tuple[str, int]] = set()
         self._greeted: set[str] = set()
@@ -128,6 +137,7 @@ class Agent:
     def _beat(self) -> AgentBeat:
         nodes = self._cluster.nodes()
         self._greet(nodes)
+        generation, strangers = self._strangers()
         return AgentBeat(
             agent_id=self._agent_id,
             started_at=self._started_at,
@@ -141,7 +151,24 @@ class Agent:
             },
             nodes=nodes,
             runs=self._sightings(),
+            generation=generation,
+            strangers=strangers,
         )
+
+    def _strangers(self) -> tuple[int | None, list[Stranger]]:
+        """Supervisors beyond our list, and the generation that the list is of: at once when that
+        is new to us, then now and then. (None, []): we did not look."""
+        with self._lock:
+            generation = self._generation
+            known = {(run.run_id, run.epoch) for run in self._watched} | self._creating
+        now = time.monotonic()
+        if generation is None or (generation == self._told and now < self._look_again):
+            return None, []
+        found = self._cluster.strangers(known)
+        with self._lock:  # what we began while we looked is none
+            found = [item for item in found if (item.run_id, item.epoch) not in self._creating]
+        self._told, self._look_again = generation, now + _LOOK_SECONDS
+        return generation, found
 
     def _greet(self, nodes: list[NodeReport]) -> None:
         for node in nodes:
@@ -191,6 +218,9 @@ class Agent:
         """Take up work; True when something of it was new."""
         with self._lock:
             self._watched = work.watch
+            if self._generation not in (None, work.generation):
+                log.warning("a backup was restored: generation %d", work.generation)
+            self._generation = work.generation
         for kill in work.kill:
             log.info("killing run %s epoch %d: %s", kill.run_id, kill.epoch, kill.reason)
             try:

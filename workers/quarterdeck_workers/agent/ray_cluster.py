@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
+from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from quarterdeck.specs.protocol import NodeReport, RunOrder, RunSighting, TunnelToOpen
+from quarterdeck.specs.protocol import (
+    NodeReport,
+    RunOrder,
+    RunSighting,
+    Stranger,
+    SupervisorReport,
+    TunnelToOpen,
+)
 from quarterdeck_workers.agent.ray_process import RayNode, client_environment
-from quarterdeck_workers.supervisor.actor import NAMESPACE, SupervisorActor, actor_name
+from quarterdeck_workers.supervisor.actor import NAMESPACE, SupervisorActor, actor_name, run_of
 
 ACCELERATOR_LABEL = "quarterdeck/accelerator"
 _PRIVATE_LABELS = ("ray.io/", ACCELERATOR_LABEL)
@@ -71,6 +79,16 @@ class RayCluster:
             return sighting("unknown", f"{type(error).__name__}: {str(error).splitlines()[0]}")
         return sighting("alive")
 
+    def strangers(self, known: set[tuple[str, int]]) -> list[Stranger]:
+        """Every living supervisor that is not `known`, with what it says of itself. Raises
+        RaySilent."""
+        named = self._bounded(lambda: list_named_actors(all_namespaces=True))
+        names = [actor["name"] for actor in named if actor["namespace"] == NAMESPACE]
+        runs = {run for name in names if (run := run_of(name)) is not None} - known
+        asked = {run: self._calls.submit(_describe, actor_name(*run)) for run in sorted(runs)}
+        wait(asked.values(), timeout=_CALL_SECONDS + _PING_SECONDS)
+        return [stranger for run, answer in asked.items() if (stranger := _stranger(*run, answer))]
+
     def start(self, order: RunOrder) -> None:
         """Create the run's supervisor and hand it the order. Never twice: the caller has claimed.
 
@@ -112,6 +130,27 @@ class RayCluster:
 def _ping(name: str) -> None:
     actor = ray.get_actor(name, NAMESPACE)
     ray.get(actor.ping.remote(), timeout=_PING_SECONDS)
+
+
+def _describe(name: str) -> SupervisorReport:
+    actor = ray.get_actor(name, NAMESPACE)
+    report: SupervisorReport = ray.get(actor.describe.remote(), timeout=_PING_SECONDS)
+    return report
+
+
+def _stranger(run_id: str, epoch: int, answer: Future[SupervisorReport]) -> Stranger | None:
+    """None for one that has gone since it was listed."""
+    stranger = Stranger(run_id=run_id, epoch=epoch)
+    if not answer.done():
+        answer.cancel()
+        return stranger
+    try:
+        stranger.report = answer.result()
+    except (ValueError, ActorDiedError):
+        return None
+    except (RayError, AttributeError):  # silent, or of a version that is never asked
+        return stranger
+    return stranger
 
 
 def _create(order: RunOrder) -> None:

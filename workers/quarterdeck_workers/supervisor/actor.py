@@ -7,6 +7,7 @@ actors: killing it ends them, and the watchers of their processes end those.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import time
@@ -17,7 +18,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from quarterdeck.specs.protocol import BeatReply, RunOrder, RunPhase, TunnelToOpen
+from quarterdeck.specs.protocol import (
+    BeatReply,
+    RunOrder,
+    RunPhase,
+    SupervisorReport,
+    TunnelToOpen,
+)
 from quarterdeck_workers.rank.process import RankNews
 from quarterdeck_workers.supervisor.beats import Beats, client_for
 from quarterdeck_workers.supervisor.failures import (
@@ -47,6 +54,26 @@ def actor_name(run_id: str, epoch: int) -> str:
     return f"{name}-{epoch}"
 
 
+def run_of(name: str) -> tuple[str, int] | None:
+    """The run and epoch of a supervisor's name in Ray; None: the name is of something else."""
+    run_id, _, epoch = name.rpartition("-")
+    return (run_id, int(epoch)) if run_id.startswith("run-") and epoch.isdigit() else None
+
+
+def report_of(order: RunOrder, started_at: datetime) -> SupervisorReport:
+    """An order without its credentials, and with the digest of the run's key."""
+    known = order.model_dump(mode="json", exclude={"secrets", "env_secrets", "artifacts_options"})
+    return SupervisorReport.model_validate(
+        {
+            **known,
+            "resume_checkpoint": order.resume.checkpoint_id if order.resume else None,
+            "resumed_from_step": order.resume.step if order.resume else None,
+            "key_sha256": hashlib.sha256(order.run_key.encode()).hexdigest(),
+            "started_at": started_at,
+        }
+    )
+
+
 class Supervisor:
     """The body of the actor. `run` is called once; `ping` tells that the actor lives."""
 
@@ -59,6 +86,7 @@ class Supervisor:
         self._stacks: dict[int, str] = {}
         self._phase: RunPhase | None = None
         self._failure: RankFailure | None = None
+        self._report: SupervisorReport | None = None
         self._called = asyncio.Event()
         self._waiting = asyncio.get_running_loop().create_task(self._leave_without_order())
 
@@ -81,8 +109,15 @@ class Supervisor:
         except (KeyError, StopIteration, TimeoutError, RayError) as error:
             log.warning("tunnel to rank %d was not opened: %s", request.rank, error)
 
+    async def describe(self) -> SupervisorReport:
+        """What it works on, for a control plane that has forgotten it. Waits for the order."""
+        await self._called.wait()
+        assert self._report is not None
+        return self._report
+
     async def run(self, order: RunOrder) -> None:
         """Carry the run to its end, then leave the actor."""
+        self._report = report_of(order, datetime.now(UTC))
         self._called.set()
         logging.basicConfig(level=logging.INFO)
         with present("supervisor", order):
