@@ -35,6 +35,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.away = False
+        self.generation = 0
         self.lose_answers: set[str] = set()
         self.agent_beats: list[AgentBeat] = []
         self.orders: dict[str, RunOrder] = {}
@@ -162,6 +163,7 @@ class Recorder:
 
     def _agent_work(self) -> AgentWork:
         return AgentWork(
+            generation=self.generation,
             start=[
                 RunToStart(run_id=run, epoch=1) for run in self.orders if run not in self.claimed
             ],
