@@ -85,6 +85,6 @@ def _users(settings: Settings) -> list[str]:
             if process.pid in known or process.pid == psutil.Process().pid:
                 continue
             if any(Path(file.path) == place for file in process.open_files()):
-                name = " ".join(process.cmdline()[-3:])[:60]
+                name = " ".join(" ".join(process.cmdline()).split())[:80]
                 found.append(f"{name or process.name()} (pid {process.pid})")
     return found
