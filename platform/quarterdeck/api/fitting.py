@@ -115,6 +115,7 @@ def plan_on(spec: PretrainSpec, hardware: Hardware, vocab_size: int | None) -> P
         ranks_per_host=hardware.per_host,
         precision=spec.precision,
         vocab_size=vocab_size,
+        sync=spec.sync,
     )
 
 

@@ -14,7 +14,7 @@ from quarterdeck.planner.memory import BYTES, MemoryParts, rank_memory, stage_pa
 from quarterdeck.planner.stages import layer_costs, stage_boundaries, stage_costs
 from quarterdeck.specs.architecture import Architecture
 from quarterdeck.specs.base import Message
-from quarterdeck.specs.training import BatchRamp, Parallelism, Precision
+from quarterdeck.specs.training import BatchRamp, Parallelism, Precision, Sync
 
 USABLE_MEMORY = 0.9
 """Share of the device's memory that a layout may plan with: the rest is the framework's,
@@ -40,6 +40,12 @@ class Workload:
     mfu: float
     tokens: int | None = None
     batch_ramp: BatchRamp | None = None
+    sync: Sync | None = None
+
+    @property
+    def outer_bytes(self) -> int:
+        """Bytes per parameter of an outer optimizer: fp32 weights of the last meeting, momentum."""
+        return 8 if self.sync is not None and self.sync.outer.method == "nesterov" else 0
 
     @property
     def tokens_per_step(self) -> int:
@@ -109,7 +115,9 @@ def estimate(workload: Workload, parallelism: Parallelism, micro_batch_size: int
     boundaries = stage_boundaries(
         workload.architecture, workload.vocab_size, workload.sequence_length, parallelism.pipeline
     )
-    running = {"zero": effective_zero(parallelism, workload.precision)}
+    # Replicas that train by themselves shard nothing, whichever stage runs inside each.
+    apart = workload.sync is not None
+    running = {"zero": 0 if apart else effective_zero(parallelism, workload.precision)}
     # A CPU's memory is the host's: what is offloaded stays where it was.
     moved = {"offload": "none"} if workload.accelerator.name == CPU else {}
     stages = rank_memory(
@@ -121,6 +129,7 @@ def estimate(workload: Workload, parallelism: Parallelism, micro_batch_size: int
         micro_batches=micro_batches,
         precision=workload.precision,
         recompute=workload.recompute,
+        outer_bytes=workload.outer_bytes,
     )
     memory = worst_rank(stages)
     micro_seconds = _micro_batch_seconds(workload, parallelism, boundaries, micro_batch_size)
@@ -225,5 +234,6 @@ def _communication_seconds(
         # Gradients are reduced in fp32, once each; the rest are gathered weights.
         sent_data = held * BYTES["fp32"] + (elements - held) * width
         near = communication.data_group_in_host(data, t, workload.ranks_per_host)
-        seconds += sent_data / (device.intra_host if near else device.inter_host)
+        every = 1 if workload.sync is None else workload.sync.every
+        seconds += sent_data / (device.intra_host if near else device.inter_host) / every
     return seconds

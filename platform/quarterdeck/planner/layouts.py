@@ -41,13 +41,15 @@ class Search(Message):
     """The layout that needs least memory, whether or not it fits."""
 
 
-def candidates(ranks: int) -> Iterator[Parallelism]:
+def candidates(ranks: int, *, apart: bool = False) -> Iterator[Parallelism]:
     """Every division of `ranks` into data × tensor × pipeline, with the ZeRO stages worth
-    having: 1 with a pipeline, else 1 to 3. Stage 0 needs more memory than 1 and saves nothing."""
+    having: 1 with a pipeline, else 1 to 3. Stage 0 needs more memory than 1 and saves nothing,
+    but is the only one for replicas that train `apart`."""
     for tensor in _divisors(ranks):
         for pipeline in _divisors(ranks // tensor):
             data = ranks // tensor // pipeline
-            for zero in (1,) if pipeline > 1 or data == 1 else (1, 2, 3):
+            stages = (1,) if pipeline > 1 or data == 1 else (1, 2, 3)
+            for zero in (0,) if apart else stages:
                 for sequence in (False, True) if tensor > 1 else (False,):
                     yield Parallelism(
                         data=data, tensor=tensor, pipeline=pipeline, zero=zero, sequence=sequence
@@ -101,7 +103,8 @@ def _pipeline_rule(workload: Workload, parallelism: Parallelism) -> tuple[Rule, 
         return "layers", f"pipeline: {parallelism.pipeline} is more than the {layers} layers"
     if parallelism.pipeline > 1 and parallelism.zero > 1:
         return "zero", f"zero: {parallelism.zero} with a pipeline: use zero: 1"
-    return None
+    problem = workload.sync.broken_rule(parallelism) if workload.sync else None
+    return ("zero", problem) if problem else None
 
 
 def _batch_rule(workload: Workload, parallelism: Parallelism) -> tuple[Rule, str] | None:
@@ -181,7 +184,7 @@ def search(workload: Workload, ranks: int) -> Search:
     fitting: list[LayoutPlan] = []
     rejected: list[RejectedLayout] = []
     smallest: LayoutPlan | None = None
-    for parallelism in candidates(ranks):
+    for parallelism in candidates(ranks, apart=workload.sync is not None):
         if broken := broken_rule(workload, parallelism):
             rule, reason = broken
             rejected.append(RejectedLayout(parallelism=parallelism, rule=rule, reason=reason))

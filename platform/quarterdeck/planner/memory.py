@@ -164,12 +164,14 @@ def rank_memory(
     micro_batches: int,
     precision: Precision,
     recompute: Recompute = "none",
+    outer_bytes: int = 0,
 ) -> list[MemoryParts]:
     """Memory of a rank of every pipeline stage, by part.
 
     bf16 counts the fp32 buffer in which DeepSpeed's bf16 optimizer adds up gradients, whole per
     rank under ZeRO-0 and 1 and split from 2 on. With `offload: optimizer` the optimizer's state
-    is the host's. Raises ValueError when stages outnumber layers.
+    is the host's. `outer_bytes` per parameter are an outer optimizer's. Raises ValueError when
+    stages outnumber layers.
     """
     p, t, data, zero = (
         parallelism.pipeline,
@@ -208,7 +210,7 @@ def rank_memory(
             "weights": state.weights,
             "gradients": state.gradients,
             "gradient_accumulation": accumulation,
-            "optimizer": 0.0 if offloaded else state.optimizer,
+            "optimizer": outer_bytes * parameters + (0.0 if offloaded else state.optimizer),
             "gathered": _gathered(architecture, vocab_size, t, precision) if zero == 3 else 0.0,
             "communication": 4.0 * min(parameters, REDUCE_BUCKET) if data > 1 else 0.0,
             "activations": kept + working,

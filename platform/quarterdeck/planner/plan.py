@@ -24,7 +24,7 @@ from quarterdeck.planner.remedies import Remedy, remedies
 from quarterdeck.planner.time_cost import lifetime_flops
 from quarterdeck.specs.architecture import Architecture
 from quarterdeck.specs.base import Message
-from quarterdeck.specs.training import Parallelism, Precision, Training
+from quarterdeck.specs.training import Parallelism, Precision, Sync, Training
 
 ASSUMED_VOCABULARY = 32_000
 SHOWN_LAYOUTS = 10
@@ -94,6 +94,7 @@ def plan_pretrain(
     vocab_size: int | None = None,
     tokens: int | None = None,
     mfu: float | None = None,
+    sync: Sync | None = None,
     rank_limit: int = 4096,
 ) -> Plan:
     """Plan a `pretrain` job.
@@ -138,6 +139,7 @@ def plan_pretrain(
         mfu=mfu or default_mfu(accelerator),
         tokens=tokens,
         batch_ramp=training.batch_ramp,
+        sync=sync,
     )
     count = _ranks(workload, parallelism, ranks, rank_limit)
     found = search(workload, count)
@@ -235,7 +237,8 @@ def _add_notes(notes: list[str], workload: Workload, layout: LayoutPlan | None) 
     architecture, length = workload.architecture, workload.sequence_length
     if layout is None:
         return
-    if effective_zero(layout.parallelism, workload.precision) != layout.parallelism.zero:
+    runs = effective_zero(layout.parallelism, workload.precision)
+    if workload.sync is None and runs != layout.parallelism.zero:
         notes.append("zero: 0 runs as ZeRO-1, which this layout and precision need to be exact")
     if layout.memory.host:
         notes.append(

@@ -58,7 +58,7 @@ def remedies(workload: Workload, plan: LayoutPlan, *, rank_limit: int) -> list[R
                 )
             )
     zero = plan.parallelism.zero
-    if plan.parallelism.pipeline == 1 and plan.parallelism.data > 1:
+    if plan.parallelism.pipeline == 1 and plan.parallelism.data > 1 and workload.sync is None:
         for stage in range(zero + 1, 4):
             sharded = plan.parallelism.model_copy(update={"zero": stage})
             alone = estimate(workload, sharded, plan.micro_batch_size)
@@ -97,8 +97,11 @@ def remedies(workload: Workload, plan: LayoutPlan, *, rank_limit: int) -> list[R
 def _off_device(
     workload: Workload, plan: LayoutPlan, cheaper: Workload, current: LayoutPlan
 ) -> list[Remedy]:
-    """Optimizer state on the host: on accelerators with memory of their own, no pipeline."""
+    """Optimizer state on the host: on accelerators with memory of their own, no pipeline, and
+    with ZeRO, which replicas that train apart cannot have."""
     layout = plan.parallelism
+    if workload.sync is not None:
+        return []
     if workload.accelerator.name == CPU or layout.pipeline > 1 or layout.offload != "none":
         return []
     offloaded, combined = (

@@ -14,7 +14,7 @@ from quarterdeck.specs.common import Checkpoints, Datasets, JobSpec, Resource, R
 from quarterdeck.specs.graph import Inputs, Outputs
 from quarterdeck.specs.presets import load_preset
 from quarterdeck.specs.references import ReferenceText
-from quarterdeck.specs.training import Parallelism, Precision, Training
+from quarterdeck.specs.training import Parallelism, Precision, Sync, Training
 from quarterdeck.specs.units import Count, Seconds, Share
 from quarterdeck.specs.workdir import Upload
 
@@ -81,6 +81,8 @@ class PretrainSpec(JobSpec):
     parallelism: Parallelism | Literal["auto"] = "auto"
     ranks: int | None = Field(default=None, ge=1, le=1_000_000)
     training: Training
+    sync: Sync | None = None
+    """None: gradients are synchronised in every step."""
     precision: Precision | None = None
     """None: bf16, fp32 on CPU."""
     backend: Literal["deepspeed"] = "deepspeed"
@@ -95,6 +97,14 @@ class PretrainSpec(JobSpec):
                     f"ranks {self.ranks} is not data × tensor × pipeline = {product}: "
                     "leave ranks out, or change a degree"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_can_part(self) -> PretrainSpec:
+        if self.sync is not None and isinstance(self.parallelism, Parallelism):
+            problem = self.sync.broken_rule(self.parallelism)
+            if problem:
+                raise ValueError(problem)
         return self
 
     @property

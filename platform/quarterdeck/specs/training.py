@@ -56,6 +56,46 @@ class Parallelism(Spec):
         return self
 
 
+class OuterStep(Spec):
+    """What replicas do when they meet.
+
+    `average` takes the mean of their weights (LocalSGD); `nesterov` takes the way from the mean
+    back to where they last met as a gradient and steps on it (DiLoCo).
+    """
+
+    method: Literal["average", "nesterov"] = "average"
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Nesterov's; None means 0.7, the paper's."""
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    """Nesterov's; None means 0.9."""
+
+    @model_validator(mode="after")
+    def _only_nesterovs(self) -> OuterStep:
+        for name in ("learning_rate", "momentum"):
+            if self.method == "average" and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} belongs to method: nesterov: leave it out, or choose nesterov"
+                )
+        return self
+
+
+class Sync(Spec):
+    """Data-parallel replicas that take `every` steps by themselves between two meetings."""
+
+    every: PositiveCount
+    outer: OuterStep = OuterStep()
+
+    def broken_rule(self, parallelism: Parallelism) -> str | None:
+        """Why the layout cannot train so, with the remedy; None when it can."""
+        if parallelism.data > 1 and parallelism.zero > 0:
+            return (
+                f"sync: between meetings each replica has an optimizer state of its own, which "
+                f"zero: {parallelism.zero} would split over data: {parallelism.data}; set "
+                "parallelism.zero: 0, or leave sync out"
+            )
+        return None
+
+
 class BatchRamp(Spec):
     """A global batch that starts small (Brown et al. 2020, appendix B).
 

@@ -22,7 +22,7 @@ from quarterdeck.planner.layouts import (
 )
 from quarterdeck.planner.time_cost import bubble_share
 from quarterdeck.specs.presets import load_preset
-from quarterdeck.specs.training import Parallelism
+from quarterdeck.specs.training import Parallelism, Sync
 
 
 def workload(name: str = "llama-3-8b", **changes: object) -> Workload:
@@ -238,3 +238,21 @@ def test_what_a_search_lists_keeps_every_rule(ranks: int, batch: int, host: int)
         assert plan.micro_batches * plan.micro_batch_size * layout.data == batch
         assert plan.boundaries[-1] == 4
         assert plan.memory.total == max(stage.total for stage in plan.stages)
+
+
+def test_replicas_that_train_apart_shard_nothing_and_meet_seldom() -> None:
+    rare = Sync.model_validate({"every": 10, "outer": {"method": "nesterov"}})
+    often = workload(precision="fp32")
+    apart = replace(often, sync=rare)
+    layout = Parallelism(data=4, zero=0)
+    each, met = (evaluate(load, layout) for load in (often, apart))
+    assert met.communication_seconds == pytest.approx(each.communication_seconds / 10)
+    held = met.memory.weights / 4
+    assert met.memory.optimizer == pytest.approx(each.memory.optimizer + 8 * held)
+    assert {layout.zero for layout in candidates(8, apart=True)} == {0}
+    found = search(apart, 4)
+    assert found.layouts and all(plan.parallelism.zero == 0 for plan in found.layouts)
+    broken = broken_rule(apart, Parallelism(data=4, zero=1))
+    assert broken is not None
+    assert broken[0] == "zero"
+    assert "set parallelism.zero: 0" in broken[1]

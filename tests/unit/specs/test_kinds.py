@@ -155,3 +155,26 @@ def test_a_replica_takes_a_slot_per_degree() -> None:
 def test_specs_never_change_after_parsing() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         _pretrain().name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("sync", "problem"),
+    [
+        ({"every": 8}, r"zero: 1 would split over data: 2; set parallelism.zero: 0"),
+        ({"every": 0}, "sync.every"),
+        ({"every": 8, "outer": {"momentum": 0.9}}, "momentum belongs to method: nesterov"),
+        ({"every": 8, "outer": {"method": "nesterov", "momentum": 1}}, "less than 1"),
+    ],
+)
+def test_replicas_that_cannot_train_apart_are_refused(sync: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        _pretrain(sync=sync, parallelism={"data": 2})
+
+
+def test_replicas_apart_read_back_the_same() -> None:
+    for outer in ({}, {"method": "nesterov", "learning_rate": 0.5}):
+        spec = _pretrain(sync={"every": "1k", "outer": outer}, parallelism={"data": 2, "zero": 0})
+        assert spec.sync is not None and spec.sync.every == 1000
+        assert DOCUMENT.validate_json(spec.model_dump_json()) == spec
+    _pretrain(sync={"every": 8}, parallelism={"tensor": 2})
+    _pretrain(sync={"every": 8})

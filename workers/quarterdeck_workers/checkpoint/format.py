@@ -1,11 +1,11 @@
 """The durable form of a training state: safetensors of pieces of whole tensors.
 
-A checkpoint is a folder. For each kind of state (`weights`, `exp_avg`, `exp_avg_sq`; all fp32)
-each rank that owns something writes `KIND/rank-00003.safetensors`, whose tensors carry Hugging
-Face's parameter names and orientation. A file's header says under `pieces`, as JSON, which
-hyper-rectangle of which whole tensor each one is: `{name: {"shape": […], "start": […]}}`.
-`index.json` gathers the same for the whole folder. Nothing in it depends on the layout that
-wrote it, so any other layout can read it.
+A checkpoint is a folder. For each kind of state (`weights`, `exp_avg`, `exp_avg_sq`, and
+`outer_momentum` where there is one; all fp32) each rank that owns something writes
+`KIND/rank-00003.safetensors`, whose tensors carry Hugging Face's parameter names and orientation.
+A file's header says under `pieces`, as JSON, which hyper-rectangle of which whole tensor each one
+is: `{name: {"shape": […], "start": […]}}`. `index.json` gathers the same for the whole folder.
+Nothing in it depends on the layout that wrote it, so any other layout can read it.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipelineParallelGrid, PipeModelDataParallelTopology
 from torch import Tensor, nn
@@ -231,13 +232,21 @@ class PipelineBackend:
     """1F1B over pipeline stages, with ZeRO-1 over the data-parallel group."""
 
     def __init__(
-        self, plan: ModelPlan, layout: Layout, recipe: Recipe, precision: Precision
+        self,
+        plan: ModelPlan,
+        layout: Layout,
+        recipe: Recipe,
+        precision: Precision,
+        *,
+        apart: bool = False,
     ) -> None:
         topology = PipeModelDataParallelTopology(
             num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data
         )
         with quiet():
             stages = _Stages(plan, topology)
+            if apart:
+                _part(stages.mpu())
             elements = _trainable(stages, layout)
             self._engine, self.optimizer, _, _ = deepspeed.initialize(
                 model=stages,
@@ -273,12 +282,15 @@ class ShardedBackend:
         zero: int,
         *,
         offload: bool = False,
+        apart: bool = False,
     ) -> None:
         self._loss = plan.loss
         self._clip = recipe.clip if zero == 0 else None
         topology = PipeModelDataParallelTopology(num_pp=1, num_mp=layout.tensor, num_dp=layout.data)
         with quiet():
             grid = PipelineParallelGrid(topology)
+            if apart:
+                _part(grid)
             whole = Whole(plan)
             elements = _trainable(whole, layout)
             self._engine, self.optimizer, _, _ = deepspeed.initialize(
@@ -318,14 +330,31 @@ class ShardedBackend:
 
 
 def make_engine(
-    plan: ModelPlan, layout: Layout, parallelism: Parallelism, recipe: Recipe, precision: Precision
+    plan: ModelPlan,
+    layout: Layout,
+    parallelism: Parallelism,
+    recipe: Recipe,
+    precision: Precision,
+    *,
+    apart: bool = False,
 ) -> Engine:
-    """The backend for a layout. Collective. Raises ValueError when a stage has nothing to train."""
+    """The backend for a layout; with `apart` every data-parallel replica steps by itself.
+
+    Collective. Raises ValueError when a stage has nothing to train.
+    """
     if parallelism.pipeline > 1:
-        return PipelineBackend(plan, layout, recipe, precision)
+        return PipelineBackend(plan, layout, recipe, precision, apart=apart)
     zero = effective_zero(parallelism, precision)
     offload = parallelism.offload == "optimizer"
-    return ShardedBackend(plan, layout, recipe, precision, zero, offload=offload)
+    return ShardedBackend(plan, layout, recipe, precision, zero, offload=offload, apart=apart)
+
+
+def _part(grid: PipelineParallelGrid) -> None:
+    """Let DeepSpeed take each replica for the only one: nothing is reduced or sharded over the
+    data-parallel group."""
+    grid.data_parallel_size = 1
+    grid.dp_group = [grid.global_rank]
+    grid.dp_proc_group = dist.new_group(grid.dp_group, use_local_synchronization=True)
 
 
 def _trainable(module: nn.Module, layout: Layout) -> int:

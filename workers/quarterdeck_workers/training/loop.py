@@ -37,6 +37,8 @@ class Loop:
         self.loss: float | None = None
         self.saved: CheckpointManifest | None = None
         self._first_sample = 0
+        self._wanted = False
+        """Whether a save has come due that had to wait."""
         self._told = time.perf_counter()
         """When the last step or save was over: the next step's time counts from here."""
         self._memory: dict[str, float] = {}
@@ -56,7 +58,10 @@ class Loop:
             session.store, manifest, cache, rank=session.layout.rank, ranks=ranks
         ) as reader:
             engine = session.engine
-            load_pieces(engine.module, engine.optimizer, session.architecture, reader)
+            load_pieces(
+                engine.module, engine.optimizer, session.architecture, reader,
+                rounds=session.rounds,
+            )  # fmt: skip
         self.done, self.loss, self.saved = manifest.step, manifest.loss, manifest
         seen = session.recipe.batches.samples_through(manifest.step)
         self._first_sample = manifest.sample_index - seen
@@ -75,15 +80,28 @@ class Loop:
                 return None
             if last:
                 self.saved = self._save()
-            elif self.plan.due(step):
+            elif self._due(step):
                 self._try_to_save(agreement.step_seconds)
         return self.saved
+
+    def _due(self, step: int) -> bool:
+        """Whether to save after `step`: where replicas train by themselves, when they next meet."""
+        self._wanted = self._wanted or self.plan.due(step)
+        rounds = self.session.rounds
+        if rounds is not None and not rounds.ends_after(step):
+            return False
+        wanted, self._wanted = self._wanted, False
+        return wanted
 
     def _step(self, step: int) -> Agreement:
         session, recipe = self.session, self.session.recipe
         started = time.perf_counter()
         rate = recipe.learning_rate_at(step)
         norm = session.engine.train_step(self._batches(step), recipe.micro_batches_at(step), rate)
+        if session.rounds is not None:
+            session.rounds.stepped()
+            if session.rounds.ends_after(step):
+                session.rounds.meet()
         seconds = time.perf_counter() - started
         agreement = agree(
             session.context.stop_requested, seconds, session.plan.loss.take(),
@@ -122,6 +140,7 @@ class Loop:
         return memory_metrics(
             session.engine.module, session.engine.optimizer, data=session.layout.data, zero=zero,
             expected_activations=session.expected_activations, device=session.device,
+            outer=session.rounds.state_bytes if session.rounds else 0,
         )  # fmt: skip
 
     def _report(
@@ -177,6 +196,9 @@ class Loop:
         if self.saved is not None and self.saved.step == self.done:
             return self.saved
         recipe, engine = session.recipe, session.engine
+        if session.rounds is not None:
+            session.rounds.meet()  # a stop, like the last step, ends a round early
+            session.rounds.average_moments()
         progress = Progress(
             step=self.done,
             epoch=order.epoch,
@@ -198,7 +220,7 @@ class Loop:
             f"checkpoints/{order.owner_id}/{order.epoch}/{self.done}",
             lambda: export_pieces(
                 engine.module, engine.optimizer, session.architecture, session.layout,
-                session.data_group,
+                session.data_group, rounds=session.rounds,
             ),
             progress,
             rank=session.layout.rank,

@@ -22,13 +22,14 @@ def memory_metrics(
     zero: int,
     expected_activations: int,
     device: torch.device,
+    outer: int = 0,
 ) -> dict[str, float]:
     """Bytes by part on the rank that holds most of each, measured after a step. Collective.
 
     Weights and optimizer state are counted from their storages; gradients, which ZeRO frees
     within the step, from their sizes (fp32, sharded by ZeRO-2 and 3). Activations are the
     measured peak above the rest on an accelerator; a CPU keeps no such record, so there they are
-    what the planner expects.
+    what the planner expects. `outer` are bytes of an outer optimizer beside the engine's.
     """
     weights = _bytes([p.detach() for p in module.parameters() if p.numel()])
     base = getattr(optimizer, "optimizer", optimizer)
@@ -41,7 +42,7 @@ def memory_metrics(
         value for state in base.state.values() for value in state.values()
         if isinstance(value, Tensor) and value.numel() > 1
     ]  # fmt: skip
-    state = _bytes(separate) + _bytes(moments)
+    state = _bytes(separate) + _bytes(moments) + outer
     trainable = sum(numel(p) for p in module.parameters() if p.requires_grad)
     gradient = 4 * trainable // (data if zero >= 2 else 1)
     activation = expected_activations

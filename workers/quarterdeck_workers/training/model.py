@@ -190,3 +190,9 @@ def _back(builder: Builder) -> list[LayerPlan]:
     if architecture.tie_word_embeddings:
         return [LayerPlan(norm), LayerPlan(_front(builder)[0].build, "embedding", forward=project)]
     return [LayerPlan(norm), LayerPlan(head, forward=project)]
+
+
+def named_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Every parameter of this rank once, in an order that all data-parallel ranks share."""
+    seen: dict[int, nn.Parameter] = {id(p): p for p in module.parameters()}
+    return sorted(seen.values(), key=lambda p: str(getattr(p, NAME)))

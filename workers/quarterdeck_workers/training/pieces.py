@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch.distributed as dist
@@ -15,7 +15,8 @@ from quarterdeck_workers.models.hugging_face import Placement, placement
 from quarterdeck_workers.parallel.layout import Layout
 from quarterdeck_workers.parallel.sharding import Shard, shard_of
 from quarterdeck_workers.training import zero_state
-from quarterdeck_workers.training.model import NAME
+from quarterdeck_workers.training.model import NAME, named_parameters
+from quarterdeck_workers.training.rounds import OUTER_MOMENTUM, Rounds
 
 
 def place(parameter: nn.Parameter, architecture: Architecture) -> Placement:
@@ -34,12 +35,6 @@ def corner(where: Placement, shard: Shard) -> tuple[tuple[int, ...], tuple[int, 
     return tuple(s + o for s, o in zip(where.start, offsets, strict=True)), extent
 
 
-def named_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Every parameter of this rank once, in an order that all data-parallel ranks share."""
-    seen: dict[int, nn.Parameter] = {id(p): p for p in module.parameters()}
-    return sorted(seen.values(), key=lambda p: str(getattr(p, NAME)))
-
-
 def export_pieces(
     module: nn.Module,
     optimizer: Any,
@@ -47,15 +42,17 @@ def export_pieces(
     layout: Layout,
     data_group: dist.ProcessGroup | None,
     *,
-    kinds: Sequence[str] = KINDS,
+    rounds: Rounds | None = None,
 ) -> Iterator[tuple[str, Piece]]:
     """This rank's (kind, piece) pairs; together all ranks give each element exactly once.
 
-    Collective over the data-parallel group. Parameters that several ranks hold whole come from
+    Collective over the data-parallel group; with `rounds` its ranks hold everything whole, and
+    the outer optimizer's state is exported too. Parameters that several ranks hold whole come from
     the first of them: of the tensor group, or of the stages that share a tied one.
     """
     parameters = named_parameters(module)
-    states = zero_state.collect(parameters, optimizer, data_group)
+    replicated = rounds is not None
+    states = zero_state.collect(parameters, optimizer, data_group, replicated=replicated)
     for parameter, state in zip(parameters, states, strict=True):
         shard = shard_of(parameter)
         first = shard.copy == 0 if shard.dimension is not None else layout.slice == 0
@@ -65,21 +62,28 @@ def export_pieces(
             continue
         where = place(parameter, architecture)
         start, _ = corner(where, shard)
-        for kind in kinds:
-            if kind in state:
-                tensor = state[kind]
-                data = tensor.t() if where.transpose else tensor
-                yield kind, Piece(where.name, where.shape, start, data)
+        outer = {} if rounds is None else rounds.checkpoint_state(parameter)
+        for kind, tensor in (state | outer).items():
+            data = tensor.t() if where.transpose else tensor
+            yield kind, Piece(where.name, where.shape, start, data)
 
 
 def load_pieces(
-    module: nn.Module, optimizer: Any, architecture: Architecture, reader: CheckpointReader
+    module: nn.Module,
+    optimizer: Any,
+    architecture: Architecture,
+    reader: CheckpointReader,
+    *,
+    rounds: Rounds | None = None,
 ) -> None:
-    """Set this rank's weights and moments from a checkpoint of any layout.
+    """Set this rank's weights and moments, and the state of `rounds`, from a checkpoint of any
+    layout.
 
-    Raises CorruptCheckpoint when the checkpoint lacks something.
+    Raises CorruptCheckpoint when the checkpoint lacks something; outer momentum may be missing.
     """
     zero_state.prepare_moments(optimizer, reader.manifest.step)
+    outer_names = set(reader.names(OUTER_MOMENTUM)) if rounds is not None else set()
+    outer: dict[int, Tensor] = {}
     for parameter in named_parameters(module):
         where = place(parameter, architecture)
         start, extent = corner(where, shard_of(parameter))
@@ -91,3 +95,7 @@ def load_pieces(
 
         state = {kind: read(kind).to(parameter.device) for kind in kinds}
         zero_state.restore(parameter, state, optimizer)
+        if where.name in outer_names and parameter.requires_grad:
+            outer[id(parameter)] = read(OUTER_MOMENTUM).to(parameter.device)
+    if rounds is not None:
+        rounds.resumed(outer)

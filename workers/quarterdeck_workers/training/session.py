@@ -26,6 +26,7 @@ from quarterdeck_workers.training.inputs import Inputs
 from quarterdeck_workers.training.layouts import parallelism_of
 from quarterdeck_workers.training.model import Builder, plan_model
 from quarterdeck_workers.training.recipe import Recipe, make_recipe
+from quarterdeck_workers.training.rounds import Rounds
 
 
 @dataclass
@@ -45,6 +46,8 @@ class Session:
     plan: ModelPlan
     engine: Engine
     data_group: dist.ProcessGroup | None
+    rounds: Rounds | None
+    """Where replicas train by themselves between meetings."""
     store: ArtifactStore
     parameters: int
     flops_per_token: float
@@ -97,11 +100,17 @@ def open_session(context: RankContext, spec: PretrainSpec, inputs: Inputs) -> Se
         builder, stages=layout.pipeline, sequence_length=recipe.sequence_length,
         recompute=recompute == "full", domains=loader.domain_names,
     )  # fmt: skip
-    engine = make_engine(plan, layout, parallelism, recipe, precision)
+    apart = spec.sync is not None
+    engine = make_engine(plan, layout, parallelism, recipe, precision, apart=apart)
+    replicas = data_group(layout)
+    rounds = (
+        None if spec.sync is None
+        else Rounds(spec.sync, engine.module, engine.optimizer, replicas)
+    )  # fmt: skip
     return Session(
         context=context, spec=spec, parallelism=parallelism, precision=precision,
         architecture=architecture, vocab_size=vocab_size, layout=layout, device=device,
-        recipe=recipe, loader=loader, plan=plan, engine=engine, data_group=data_group(layout),
+        recipe=recipe, loader=loader, plan=plan, engine=engine, data_group=replicas, rounds=rounds,
         store=ArtifactStore(context.order.artifacts_uri, context.order.artifacts_options),
         parameters=parameters,
         flops_per_token=training_flops_per_token(architecture, recipe.sequence_length, vocab_size),

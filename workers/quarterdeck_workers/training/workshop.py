@@ -64,6 +64,7 @@ class Workshop:
         self, name: str, *, architecture: dict[str, Any] = LLAMA, resume: Any = None,
         epoch: int = 1, checkpoints: dict[str, Any] | None = None, precision: str = "fp32",
         parallelism: dict[str, Any] | None = None, artifacts: Path | None = None,
+        sync: dict[str, Any] | None = None,
         **training: Any,
     ) -> RunOrder:  # fmt: skip
         """An order for a run of job `name`; `training` overrides the recipe."""
@@ -75,7 +76,7 @@ class Workshop:
         spec = {
             "kind": "pretrain", "name": name, "architecture": architecture,
             "datasets": list(self.domains), "parallelism": layout, "training": recipe,
-            "precision": precision, "checkpoints": checkpoints or {"every": 1000},
+            "precision": precision, "sync": sync, "checkpoints": checkpoints or {"every": 1000},
         }  # fmt: skip
         root = artifacts or self.artifacts
         tokenizer = {"name": "bpe", "version": 1, "uri": (root / "tokenizer").as_uri()}

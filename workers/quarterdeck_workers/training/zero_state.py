@@ -41,13 +41,17 @@ def shape(parameter: nn.Parameter) -> tuple[int, ...]:
 
 
 def collect(
-    parameters: Sequence[nn.Parameter], optimizer: Any, group: dist.ProcessGroup | None
+    parameters: Sequence[nn.Parameter],
+    optimizer: Any,
+    group: dist.ProcessGroup | None,
+    *,
+    replicated: bool = False,
 ) -> Iterator[dict[str, Tensor] | None]:
     """Every parameter's state in turn: on its owner a tensor by kind, elsewhere None.
 
     `group` is the data-parallel group (None: there is one rank). Collective: every rank of the
     group walks through to the end. A frozen parameter has weights only. Exact: the fragments are
-    added to zeros.
+    added to zeros. `replicated` says that every rank of the group holds everything whole.
     """
     size = dist.get_world_size(group) if group is not None else 1
     me = dist.get_rank(group) if group is not None else 0
@@ -58,7 +62,7 @@ def collect(
             yield state if owner == me else None
             continue
         gathered = _zero3_state(parameter) if hasattr(parameter, "ds_id") else _fragments(parameter)
-        if size > 1 and not hasattr(parameter, "ds_id"):
+        if size > 1 and not replicated and not hasattr(parameter, "ds_id"):
             assert group is not None
             dist.reduce(gathered, dist.get_global_rank(group, owner), group=group)
         if owner != me:
@@ -132,6 +136,35 @@ def masters(optimizer: Any) -> list[Tensor]:
         return list(flat)
     base = getattr(optimizer, "optimizer", optimizer)
     return [parameter for group in base.param_groups for parameter in group["params"]]
+
+
+def whole_weights(parameter: nn.Parameter) -> Tensor:
+    """A flat view of the fp32 weights that Adam steps on, where nothing is sharded.
+
+    After writing to it: `follow_master`.
+    """
+    mapping = getattr(parameter, "_hp_mapping", None)
+    master = parameter if mapping is None else mapping.hp_fragment
+    flat: Tensor = master.detach().view(-1)
+    return flat
+
+
+def whole_moments(parameters: Sequence[nn.Parameter], optimizer: Any) -> list[Tensor]:
+    """Flat views of trained parameters' moments, where nothing is sharded and Adam has stepped."""
+    _link(optimizer)
+    moments = []
+    for parameter in parameters:
+        mapping = getattr(parameter, "_hp_mapping", None)
+        state = optimizer.state[parameter] if mapping is None else mapping.optim_fragment
+        moments += [state[kind].view(-1) for kind in MOMENTS]
+    return moments
+
+
+def follow_master(parameter: nn.Parameter) -> None:
+    """Set the weights that compute from the fp32 ones, where these are apart."""
+    mapping = getattr(parameter, "_hp_mapping", None)
+    if mapping is not None:
+        parameter.detach().view(-1).copy_(mapping.hp_fragment.detach())
 
 
 def _link(optimizer: Any) -> None:
