@@ -143,6 +143,8 @@ class CommandSpec(JobSpec):
     """A shell command that makes `$QUARTERDECK_ENV_DIR`, once for each node and content."""
     exit_grace: Seconds = Field(default=600, gt=0)
     """Once a rank has ended with 0: how long the others of its role may go on in silence."""
+    hold_on_failure: Seconds | None = Field(default=None, gt=0, le=86400)
+    """After a failure keep the slots and folders for `exec`, so long at most."""
     restart_safe: bool = False
     checkpoints: Checkpoints | None = None
     inputs: Inputs = {}

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import ray
@@ -160,6 +160,7 @@ class Supervisor:
             if await self._started():
                 await self._until_over()
                 await self._publish()
+                await self._hold()
         finally:
             self._ledger.killing = True
             await self._gang.kill()
@@ -265,6 +266,22 @@ class Supervisor:
                 self._spool.add_output(asset)
         except GangFailed as error:
             self._fail(error)
+
+    async def _hold(self) -> None:
+        """After a failure keep what the ranks had for people to look at, until the time is over
+        or an order comes."""
+        seconds = float(self._run.spec.get("hold_on_failure") or 0)
+        failure = first_failure(self._ledger.failures)
+        if not seconds or failure is None or self._die or self._ledger.stopping:
+            return
+        self._ledger.killing = True
+        await self._gang.keep()
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        self._ledger.message = f"held until {until:%Y-%m-%d %H:%M:%S}Z: {failure.message}"
+        self._tell("run.held", self._ledger.message)
+        self._beats.hurry()
+        while datetime.now(UTC) < until and not self._die and self._order is None:
+            await asyncio.sleep(_TICK_SECONDS)
 
     async def _obey(self) -> None:
         order, self._order = self._order, None

@@ -237,6 +237,11 @@ class Gang:
             if stack
         }
 
+    async def keep(self) -> None:
+        """End every rank's processes; keep their slots, folders and environments."""
+        order = self.order.model_copy(update={"run_key": "", "api_url": ""})
+        await self._quietly(lambda actor: actor.keep.remote(order), KILL_SECONDS)
+
     async def kill(self) -> None:
         """End every rank's processes; returns when they are gone, or after ten seconds."""
         await self._quietly(lambda actor: actor.kill.remote(), KILL_SECONDS)

@@ -152,6 +152,17 @@ class Host:
         for process in self._processes.values():
             process.stop(checkpoint=checkpoint, deadline_seconds=deadline_seconds, reason=reason)
 
+    async def keep(self, order: RunOrder) -> None:
+        """End the ranks' processes; their folders, environment and secrets stay for `exec`."""
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            await asyncio.to_thread(process.gone.wait, _GONE_SECONDS)
+            private = Path(process.launch.private)
+            private.mkdir(mode=0o700, exist_ok=True)
+            shutil.rmtree(private / "secrets", ignore_errors=True)
+            write_secrets(private / "secrets", order.secrets)
+
     async def kill(self) -> None:
         """End the processes and all below them, and wait until nothing is left."""
         if self._setup is not None:
@@ -161,6 +172,7 @@ class Host:
             process.kill()
         for process in processes:
             await asyncio.to_thread(process.gone.wait, _GONE_SECONDS)
+            shutil.rmtree(process.launch.private, ignore_errors=True)
         if self._setup is not None:
             await asyncio.to_thread(self._setup.ended.wait, _GONE_SECONDS)
             self._setup.release()
