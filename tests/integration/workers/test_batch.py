@@ -16,7 +16,7 @@ from worker_recorder import Recorder
 from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.specs.protocol import ResolvedAsset, ResumeFrom
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+sys.path.append(str(Path(__file__).parents[1] / "engine"))
 from tiny import make_model_folder
 
 ROWS = 100

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils.logging import disable_progress_bar
 
 FALLBACK_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
@@ -80,6 +81,7 @@ def load(folder: Path, *, device: str | None = None, dtype: str = "auto") -> Loa
     name; `auto` is float32 on the CPU, else what the configuration says. Raises ValueError for
     an architecture whose caches this engine cannot batch, OSError for missing files.
     """
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # it fills logs with carriage returns
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     precision = "float32" if dtype == "auto" and chosen == "cpu" else dtype
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
