@@ -30,6 +30,9 @@ from quarterdeck.store.settings import generation
 from quarterdeck.store.tables import ClusterRow, JobRow, KeyRow, NodeRow, RunRow
 from quarterdeck.store.text import clean
 
+CLOCKS_DIFFER_S = 60.0
+"""Starts of two agents that are nearer to each other are not told apart by their clocks."""
+MOST_RETIRED = 20
 GAP_S = 30.0
 """A cluster unheard for longer starts its hearing anew: see ClusterRow.heard_since."""
 
@@ -58,10 +61,8 @@ def record_agent_beat(
             message=f"cluster {cluster} joined with {len(beat.nodes)} nodes",
             actor=beat.agent_id,
         )
-    elif row.agent_id not in (None, beat.agent_id) and (
-        row.agent_started_at is not None and beat.started_at < row.agent_started_at
-    ):
-        raise AgentSuperseded(cluster, beat.agent_id)
+    elif row.agent_id not in (None, beat.agent_id):
+        _take_over(row, beat)
     now = session.execute(select(database_now())).scalar_one()
     if row.last_beat_at is None or now - row.last_beat_at > timedelta(seconds=GAP_S):
         row.heard_since = now
@@ -77,6 +78,20 @@ def record_agent_beat(
     _record_sightings(session, cluster, beat)
     record_strangers(session, row, beat)
     return row
+
+
+def _take_over(row: ClusterRow, beat: AgentBeat) -> None:
+    """Let an agent that comes second replace the first, unless it is the older one.
+
+    Clocks of machines differ, so near starts are ordered by the first beat to arrive, and who was
+    replaced once stays so. Raises AgentSuperseded.
+    """
+    retired = list(row.retired_agents or [])
+    tolerated = timedelta(seconds=CLOCKS_DIFFER_S)
+    since = row.agent_started_at
+    if beat.agent_id in retired or (since is not None and beat.started_at < since - tolerated):
+        raise AgentSuperseded(row.name, beat.agent_id)
+    row.retired_agents = [*retired, row.agent_id][-MOST_RETIRED:]
 
 
 def _record_nodes(session: Session, cluster: str, beat: AgentBeat) -> None:

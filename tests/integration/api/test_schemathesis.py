@@ -89,7 +89,7 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
         "healthz", "readyz", "metrics", "gateway_snapshot",
     )}  # fmt: skip
     for name in ("get_job", "suspend_job", "resume_job", "why_job", "job_events", "job_logs",
-                 "job_metrics", "job_runs", "job_checkpoints"):  # fmt: skip
+                 "job_metrics", "job_runs", "job_goodput", "job_checkpoints"):  # fmt: skip
         good[name] = Good({"id": "a"})
     for name in ("get_service", "list_revisions", "why_service", "service_events",
                  "service_logs"):  # fmt: skip
@@ -116,6 +116,7 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
         "uncordon_node": Good({"id": "node1"}),
         "get_log_policies": Good(),
         "put_log_policies": Good(body={"policies": []}),
+        "fleet_goodput": Good(),
         "confirm_dead": Good({"id": "node2"}, {"reason": "it burnt"}),
         "create_key": Good(body={"name": "ada", "access": "viewer"}),
         "revoke_key": Good({"id": victim}),

@@ -83,6 +83,23 @@ def test_a_newer_agent_takes_over_and_the_older_is_told(database: Database) -> N
         assert session.scalars(select(ClusterRow.agent_id)).one() == "new"
 
 
+@pytest.mark.parametrize("skew", [-30, 0, 30])
+def test_clocks_that_differ_do_not_choose_the_agent(database: Database, skew: int) -> None:
+    send(database, beat("first"))
+    send(database, beat("second", NOW + timedelta(seconds=skew)))
+    for clock in (-30, 0, 30):
+        with pytest.raises(AgentSuperseded):
+            send(database, beat("first", NOW + timedelta(seconds=clock)))
+    send(database, beat("second", NOW + timedelta(seconds=skew)))
+    with pytest.raises(AgentSuperseded):
+        send(database, beat("long-ago", NOW - timedelta(hours=1)))
+    for index in range(30):
+        send(database, beat(f"agent-{index}", NOW))
+    with database.read() as session:
+        row = session.scalars(select(ClusterRow)).one()
+    assert row.agent_id == "agent-29" and len(row.retired_agents or []) == 20
+
+
 def test_hearing_starts_anew_after_a_gap(database: Database) -> None:
     send(database, beat())
     with database.write() as session:

@@ -128,6 +128,30 @@ def test_run_missing_from_every_list_is_left_alone(recorder: Recorder, machine: 
     recorder.wait(lambda: not psutil.pid_exists(pid))
 
 
+def test_supervisor_that_comes_back_with_an_old_epoch_tells_nothing_more(
+    recorder: Recorder, machine: Machine
+) -> None:
+    """It slept while its run was given up: its ranks went on, and end when it wakes."""
+    command = "while true; do echo tick; sleep 0.1; done"
+    run = recorder.submit("old-epoch", "command", {"command": command})
+    rank = psutil.Process(recorder.pids(run)[0])
+    recorder.wait(lambda: recorder.sighting(run) == "alive")
+    words = [(pid, words) for pid, words in marked(machine.home) if "Supervisor" in words]
+    assert len(words) == 1
+    supervisor = psutil.Process(words[0][0])
+    supervisor.suspend()
+    try:
+        recorder.wait(lambda: recorder.sighting(run) == "unknown", 30)
+        assert rank.is_running(), "unknown is not dead"
+        beats = len(recorder.beats[run])
+        recorder.stale.add(run)
+    finally:
+        supervisor.resume()
+    assert gone([rank, supervisor], recorder)
+    assert len(recorder.beats[run]) == beats
+    recorder.wait(lambda: recorder.sighting(run) == "dead")
+
+
 def test_stale_epoch_ends_the_gang(recorder: Recorder, machine: Machine) -> None:
     run = recorder.submit("stale", "command", {"command": FAMILY}, ranks=1)
     processes = started_family(recorder, run, 1)

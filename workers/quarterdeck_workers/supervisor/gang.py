@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,7 @@ from quarterdeck.specs.protocol import (
 )
 from quarterdeck_workers.rank.process import RankNews
 from quarterdeck_workers.supervisor.berths import Berth
+from quarterdeck_workers.supervisor.clocks import HostClock
 from quarterdeck_workers.supervisor.host_actor import HostActor, NotStarted, start_blame
 
 SLOTS = "slots"
@@ -38,6 +41,9 @@ POLL_SECONDS = 0.5
 UNAVAILABLE_SECONDS = 120.0
 """An actor that does not answer for so long while Ray cannot tell whether it lives."""
 KILL_SECONDS = 10.0
+CLOCK_SECONDS = 30.0
+"""Between two looks at a host's clock."""
+CLOCK_ANSWER_SECONDS = 5.0
 
 
 class GangFailed(Exception):
@@ -161,11 +167,15 @@ class Gang:
     # --- running ---------------------------------------------------------------------------
 
     async def follow(self, node_id: str, hear: Callable[[int, RankNews], None]) -> Lost | None:
-        """Hand the news of a host's ranks to `hear` until all their processes are gone; Lost when
-        its actor died."""
+        """Hand the news of a host's ranks to `hear`, in times of this machine's clock, until all
+        their processes are gone; Lost when its actor died."""
         ranks = [place.rank for place in self.hosts[node_id]]
         left, silent = set(ranks), 0.0
+        clock, measure_at = HostClock(), 0.0
         while left and not self._ended:
+            if time.monotonic() >= measure_at or not clock.known:
+                await self._look_at_clock(node_id, clock)
+                measure_at = time.monotonic() + CLOCK_SECONDS
             last = self._given_up
             try:
                 answer: dict[int, RankNews] = await _await(
@@ -184,12 +194,20 @@ class Gang:
                 return await self._lost(node_id, error)
             silent = 0.0
             for rank, news in answer.items():
-                hear(rank, news)
+                hear(rank, clock.corrected(news))
                 if any(message["type"] == "gone" for message in news.messages):
                     left.discard(rank)
             if last:
                 break
         return None
+
+    async def _look_at_clock(self, node_id: str, clock: HostClock) -> None:
+        """Ask for a host's time. Who does not answer says so in the next poll."""
+        sent = time.time()
+        with suppress(RayError, TimeoutError):
+            call = _await(self._actors[node_id].clock.remote())
+            there = float(await asyncio.wait_for(call, CLOCK_ANSWER_SECONDS))
+            clock.exchange(sent, there, time.time())
 
     def give_up(self) -> None:
         """The processes will not start: let `follow` end when it has heard what there is."""

@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -131,6 +132,10 @@ class Host:
 
     def _on_news(self) -> None:
         self._loop.call_soon_threadsafe(self._news.set)
+
+    async def clock(self) -> float:
+        """This machine's time, Unix seconds."""
+        return time.time()
 
     async def poll(self, wait: float) -> dict[int, RankNews]:
         """What is new by rank; at once when something urgent came, else after `wait` seconds."""
