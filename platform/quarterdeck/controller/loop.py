@@ -10,10 +10,12 @@ from quarterdeck.controller.admission import Admission
 from quarterdeck.controller.arrays import Arrays
 from quarterdeck.controller.clusters import Clusters
 from quarterdeck.controller.log_keeper import LogKeeper
+from quarterdeck.controller.log_retention import LogRetention
 from quarterdeck.controller.orphans import Orphans
 from quarterdeck.controller.retention import Files, Retention
 from quarterdeck.controller.runs import Runs
 from quarterdeck.controller.services import Services
+from quarterdeck.lifecycle.logs import LogBounds
 from quarterdeck.store.fleet_watch import SILENT_AFTER_S
 from quarterdeck.store.sessions import Database
 
@@ -24,13 +26,15 @@ IDLE_PAUSE_S = 0.5
 ERROR_PAUSE_S = (1.0, 30.0)
 RETENTION_PAUSE_S = 10.0
 LOG_PAUSE_S = 2.0
+LOG_RETENTION_PAUSE_S = 300.0
 
 
 class Controller:
     """All reconcilers over one database. Several controllers may run at once.
 
     `files` is the artifact store; None leaves files alone. `lost_after` overrides the seconds of
-    silence by owner type (`job`, `service`); `silent_after` those of a cluster's agent.
+    silence by owner type (`job`, `service`); `silent_after` those of a cluster's agent;
+    `log_bounds` how much of logs is kept.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class Controller:
         *,
         lost_after: dict[str, float] | None = None,
         silent_after: float = SILENT_AFTER_S,
+        log_bounds: LogBounds | None = None,
     ) -> None:
         self.clusters = Clusters(database, silent_after)
         self.orphans = Orphans(database)
@@ -49,6 +54,8 @@ class Controller:
         self.arrays = Arrays(database)
         self.retention = Retention(database, files) if files is not None else None
         self.log_keeper = LogKeeper(database, files) if files is not None else None
+        bounds = log_bounds or LogBounds()
+        self.log_retention = LogRetention(database, files, bounds) if files is not None else None
 
     def tick(self) -> int:
         """Every reconciler once, in the order of cause and effect; how much changed."""
@@ -59,6 +66,8 @@ class Controller:
             changed += self.retention.tick()
         if self.log_keeper is not None:
             changed += self.log_keeper.tick()
+        if self.log_retention is not None:
+            changed += self.log_retention.tick()
         return changed
 
     def run(self, stop: threading.Event) -> None:
@@ -76,6 +85,8 @@ class Controller:
             loops.append(("retention", self.retention.tick, RETENTION_PAUSE_S))
         if self.log_keeper is not None:
             loops.append(("log keeper", self.log_keeper.tick, LOG_PAUSE_S))
+        if self.log_retention is not None:
+            loops.append(("log retention", self.log_retention.tick, LOG_RETENTION_PAUSE_S))
         threads = [
             threading.Thread(
                 target=_repeat, args=(name, tick, pause, stop), name=f"controller-{name}"

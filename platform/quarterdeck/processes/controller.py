@@ -28,7 +28,7 @@ def run_controller(settings: Settings) -> None:
     database = Database.open(settings.database_url)
     try:
         files = ArtifactStore(settings.artifacts_uri, settings.artifacts_options)
-        Controller(database, files).run(stop)
+        Controller(database, files, log_bounds=settings.log_bounds).run(stop)
     finally:
         database.close()
 

@@ -57,6 +57,8 @@ class LogFileRow(Base):
     parts: Mapped[list[Any]]
     """[epoch, rank, stream, offset, bytes, first seq, last seq] of each rank's part."""
     state: Mapped[str] = mapped_column(server_default="stored")
+    created_at: Mapped[datetime | None] = mapped_column(default=database_now())
+    """By the database's clock: machines' own may be wrong, and their lines are not to go for it."""
 
     __table_args__ = (
         UniqueConstraint("owner_id", "first_transaction", "first_id"),
