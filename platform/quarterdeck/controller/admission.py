@@ -1,16 +1,16 @@
 """Admission: waiting → queued when references resolve, queued → starting when there is room.
 
 A tick leases the rows it may change, looks at one snapshot, plans without a transaction, and
-applies each part in a transaction of its own, guarded by lease, version and capacity.
+applies the plan in short transactions of several jobs, each in its savepoint, guarded by lease,
+version and capacity.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
 
 from quarterdeck.controller.requests import job_request, replica_requests, snapshot_of
 from quarterdeck.controller.turns import PAUSE_S, Turns
@@ -28,13 +28,16 @@ from quarterdeck.store.admission import (
 from quarterdeck.store.array_rows import release_members
 from quarterdeck.store.errors import CapacityTaken, StaleRow
 from quarterdeck.store.ids import new_id
-from quarterdeck.store.placements import NewRun, start_job, start_replica
+from quarterdeck.store.placements import NewRun, hold_capacity, start_job, start_replica
 from quarterdeck.store.references import Resolution, bind_edges, resolve_job
-from quarterdeck.store.sessions import Database
+from quarterdeck.store.sessions import Database, Session
 from quarterdeck.store.tables import JobRow, ServiceRow
 from quarterdeck.store.transitions import move_job
 
 log = logging.getLogger(__name__)
+
+BATCH = 50
+"""Jobs in one transaction: a commit is dear, and a long transaction holds up beats."""
 
 
 class Admission:
@@ -68,19 +71,21 @@ class Admission:
         """Intents first, then references."""
         with self._database.read() as session:
             jobs = jobs_by_id(session, ids)
-        for job in jobs:
-            if job.desired != "run" or job.phase == "suspended" or job.phase == "waiting":
-                with turns.turn("job", job.id):
-                    self._guarded(self._move_one, job.id, job.version, lease_id)
+        versions = {
+            job.id: job.version
+            for job in jobs
+            if job.desired != "run" or job.phase in ("suspended", "waiting")
+        }
+        self._each(versions, lease_id, turns, self._move_one)
 
-    def _move_one(self, session: Any, job: JobRow, lease_id: str) -> None:
+    def _move_one(self, session: Session, job: JobRow, lease_id: str) -> int:
         if job.desired == "cancel":
             move_job(session, job, JobEvent.CANCELLED, lease_id=lease_id)
-            return
+            return 1
         if job.desired == "suspend":
             if job.phase != "suspended":
                 move_job(session, job, JobEvent.SUSPENDED, lease_id=lease_id)
-            return
+            return 1
         bind_edges(session, job)
         resolution = resolve_job(session, job)
         if job.phase == "suspended":
@@ -91,8 +96,11 @@ class Admission:
             )  # fmt: skip
         if job.phase == "waiting":
             self._resolve(session, job, resolution, lease_id)
+        return 1
 
-    def _resolve(self, session: Any, job: JobRow, resolution: Resolution, lease_id: str) -> None:
+    def _resolve(
+        self, session: Session, job: JobRow, resolution: Resolution, lease_id: str
+    ) -> None:
         if resolution.failed:
             message = "; ".join(resolution.failed)
             move_job(session, job, JobEvent.DEPENDENCY_FAILED, message=message, lease_id=lease_id)
@@ -112,14 +120,34 @@ class Admission:
         else:
             move_job(session, job, JobEvent.RESOLVED, lease_id=lease_id)
 
-    def _guarded(self, change: Any, job_id: str, version: int, lease_id: str) -> None:
-        try:
+    def _each(
+        self,
+        versions: Mapping[str, int],
+        lease_id: str,
+        turns: Turns,
+        change: Callable[[Session, JobRow, str], int],
+        clusters: Iterable[str] = (),
+    ) -> int:
+        """`change` each job that is still as it was read, several in a transaction; the sum of
+        the answers. A savepoint keeps one job's failure from the others."""
+        done = 0
+        everything = list(versions)
+        for first in range(0, len(everything), BATCH):
+            ids = everything[first : first + BATCH]
+            changed = 0
             with self._database.write() as session:
-                jobs = jobs_by_id(session, [job_id])
-                if jobs and jobs[0].version == version and jobs[0].lease_id == lease_id:
-                    change(session, jobs[0], lease_id)
-        except StaleRow as stale:
-            log.info("admission dropped a stale result: %s", stale)
+                hold_capacity(session, clusters)
+                for job in jobs_by_id(session, ids):
+                    if job.version != versions[job.id] or job.lease_id != lease_id:
+                        continue
+                    with turns.turn("job", job.id):
+                        try:
+                            with session.begin_nested():
+                                changed += change(session, job, lease_id)
+                        except (StaleRow, CapacityTaken) as stale:
+                            log.info("admission dropped a stale result: %s", stale)
+            done += changed  # only what was committed
+        return done
 
     def _place(self, mine: frozenset[str], lease_id: str, turns: Turns) -> int:
         with self._database.read() as session:
@@ -130,14 +158,12 @@ class Admission:
             return 0
         made = plan(snapshot_of(seen, requests), seen.now)
         jobs = {job.id: job for job in seen.jobs if job.id in mine}
-        created = 0
         services = {service.id: service for service in seen.services}
+        placed = {each.request_id: each for each in made.assignments if each.request_id in jobs}
+        created = self._start_jobs(jobs, placed, lease_id, turns)
         for assignment in made.assignments:
             owner = assignment.request_id.partition("#")[0]
-            if owner in jobs:
-                with turns.turn("job", owner):
-                    created += self._start_job(jobs[owner], assignment, lease_id)
-            elif owner in services:
+            if owner in services:
                 with turns.turn("service", owner):
                     created += self._start_replica(seen, services, assignment)
         self._explain(jobs, [*made.pending, *refused], lease_id, turns)
@@ -172,38 +198,39 @@ class Admission:
                 requests.extend(replica_requests(service, seen))
         return requests, refused
 
-    def _start_job(self, job: JobRow, assignment: Assignment, lease_id: str) -> int:
-        try:
-            with self._database.write() as session:
-                current = jobs_by_id(session, [job.id])
-                if not current or current[0].version != job.version:
-                    return 0
-                resolution = resolve_job(session, current[0])
-                if not resolution.ready:
-                    message = "; ".join(resolution.failed or resolution.waiting)
-                    move_job(
-                        session,
-                        current[0],
-                        JobEvent.FAILED,
-                        reason="DependencyFailed",
-                        message=message,
-                        lease_id=lease_id,
-                    )
-                    return 0
-                spec = {**job.spec}
-                if job.layout:
-                    spec["parallelism"] = job.layout
-                    spec["ranks"] = len(assignment.placements)
-                start_job(
-                    session,
-                    current[0],
-                    NewRun(assignment.cluster, assignment.placements, spec, resolution.inputs),
-                    lease_id=lease_id,
-                )
-            return 1
-        except (StaleRow, CapacityTaken) as stale:
-            log.info("admission dropped a stale placement of %s: %s", job.name, stale)
+    def _start_jobs(
+        self,
+        jobs: Mapping[str, JobRow],
+        placed: Mapping[str, Assignment],
+        lease_id: str,
+        turns: Turns,
+    ) -> int:
+        versions = {job_id: jobs[job_id].version for job_id in placed}
+        clusters = {assignment.cluster for assignment in placed.values()}
+
+        def start(session: Session, job: JobRow, lease_id: str) -> int:
+            return self._start_job(session, job, placed[job.id], lease_id)
+
+        return self._each(versions, lease_id, turns, start, clusters)
+
+    def _start_job(
+        self, session: Session, job: JobRow, assignment: Assignment, lease_id: str
+    ) -> int:
+        resolution = resolve_job(session, job)
+        if not resolution.ready:
+            message = "; ".join(resolution.failed or resolution.waiting)
+            move_job(
+                session, job, JobEvent.FAILED, reason="DependencyFailed", message=message,
+                lease_id=lease_id,
+            )  # fmt: skip
             return 0
+        spec = {**job.spec}
+        if job.layout:
+            spec["parallelism"] = job.layout
+            spec["ranks"] = len(assignment.placements)
+        new = NewRun(assignment.cluster, assignment.placements, spec, resolution.inputs)
+        start_job(session, job, new, lease_id=lease_id)
+        return 1
 
     def _start_replica(
         self, seen: World, services: dict[str, ServiceRow], assignment: Assignment

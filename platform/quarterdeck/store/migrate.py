@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ class NewerSchema(RuntimeError):
         )
 
 
+@cache
 def head_revision() -> str:
-    """The newest revision that this code knows."""
+    """The newest revision that this code knows. Read once: a running process keeps its code when
+    its files are replaced."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     if head is None:
         raise RuntimeError("the migrations are missing from this installation: reinstall it")

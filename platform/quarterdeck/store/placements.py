@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.expression import ColumnElement
 
 from quarterdeck.lifecycle.job import JobEvent
 from quarterdeck.lifecycle.run import ENDED
@@ -26,6 +27,8 @@ from quarterdeck.store.tables import (
 )
 from quarterdeck.store.transitions import ACTOR, move_job
 
+_ROOMS = "rooms"
+
 
 @dataclass(frozen=True)
 class NewRun:
@@ -40,20 +43,14 @@ class NewRun:
 
 def holding_runs(session: Session, cluster: str | None = None) -> Sequence[RunRow]:
     """Runs that hold slots: not ended, or given up and not proven dead."""
-    query = select(RunRow).where(RunRow.phase.not_in(sorted(ENDED)) | RunRow.quarantined)
+    query = select(RunRow).where(_holds())
     if cluster is not None:
         query = query.where(RunRow.cluster == cluster)
     return session.scalars(query).all()
 
 
-def slots_used(runs: Iterable[RunRow]) -> dict[str, int]:
-    """Slots held on each node."""
-    used: dict[str, int] = {}
-    for run in runs:
-        for placement in run.placements:
-            node = placement["node_id"]
-            used[node] = used.get(node, 0) + int(placement.get("slots", 1))
-    return used
+def _holds() -> ColumnElement[bool]:
+    return RunRow.phase.not_in(sorted(ENDED)) | RunRow.quarantined
 
 
 def last_checkpoint(session: Session, job_id: str) -> CheckpointRow | None:
@@ -73,7 +70,7 @@ def start_job(session: Session, job: JobRow, new: NewRun, *, lease_id: str | Non
     transaction must then be rolled back.
     """
     _reserve(session, new)
-    checkpoint = last_checkpoint(session, job.id)
+    checkpoint = last_checkpoint(session, job.id) if job.epoch else None
     run = _new_row(session, new, job.id, job.epoch)
     run.owner_type, run.owner_id, run.owner_name = "job", job.id, job.name
     run.project, run.kind = job.project, job.kind
@@ -88,7 +85,7 @@ def start_job(session: Session, job: JobRow, new: NewRun, *, lease_id: str | Non
         lease_id=lease_id,
         values={"epoch": run.epoch, "run_id": run.id, "restart_at": None},
     )
-    return _insert(session, run)
+    return _insert(session, run, new)
 
 
 def start_replica(session: Session, service: ServiceRow, new: NewRun) -> RunRow:
@@ -115,7 +112,7 @@ def start_replica(session: Session, service: ServiceRow, new: NewRun) -> RunRow:
     run.owner_type, run.owner_id, run.owner_name = "service", service.id, service.name
     run.project, run.kind = service.project, "service"
     session.refresh(service)
-    return _insert(session, run)
+    return _insert(session, run, new)
 
 
 def _new_row(session: Session, new: NewRun, owner_id: str, newest: int) -> RunRow:
@@ -136,7 +133,7 @@ def _new_row(session: Session, new: NewRun, owner_id: str, newest: int) -> RunRo
     )
 
 
-def _insert(session: Session, run: RunRow) -> RunRow:
+def _insert(session: Session, run: RunRow, new: NewRun) -> RunRow:
     session.add(run)
     session.flush()
     append_event(
@@ -150,34 +147,78 @@ def _insert(session: Session, run: RunRow) -> RunRow:
         actor=ACTOR,
         data={"run_id": run.id, "epoch": run.epoch, "ranks": len(run.placements)},
     )
+    _take(session, new)
     return run
+
+
+@dataclass
+class _Room:
+    """What a cluster has to give, under its lock."""
+
+    connected: bool
+    told: bool
+    """Its agent has been heard since the last restore of the database."""
+    slots: dict[str, int]
+    """By node, of those that take work."""
+    used: dict[str, int]
+
+
+def hold_capacity(session: Session, clusters: Iterable[str]) -> None:
+    """Lock clusters until the transaction's end and count what is free once, for all runs that it
+    creates. Call it before any savepoint: rolling one back would give the lock away."""
+    for cluster in sorted(set(clusters)):
+        session.info.setdefault(_ROOMS, {})[cluster] = _room(session, cluster)
+
+
+def _room(session: Session, cluster: str) -> _Room:
+    found = session.execute(
+        select(ClusterRow.phase, ClusterRow.generation)
+        .where(ClusterRow.name == cluster)
+        .with_for_update()
+    ).one_or_none()
+    nodes = session.execute(
+        select(NodeRow.id, NodeRow.slots).where(
+            NodeRow.cluster == cluster,
+            NodeRow.phase == "alive",
+            NodeRow.cordoned.is_(False),
+            NodeRow.quarantined.is_(False),
+        )
+    )
+    used: dict[str, int] = {}
+    for placements in session.scalars(
+        select(RunRow.placements).where(RunRow.cluster == cluster, _holds())
+    ):
+        for placement in placements:
+            node = placement["node_id"]
+            used[node] = used.get(node, 0) + int(placement.get("slots", 1))
+    return _Room(
+        connected=found is not None and found.phase == "connected",
+        told=found is not None and found.generation >= generation(session),
+        slots={row.id: row.slots for row in nodes},
+        used=used,
+    )
 
 
 def _reserve(session: Session, new: NewRun) -> None:
     """Check the plan against the capacity of this moment, one creator a cluster at a time."""
-    cluster = session.scalars(
-        select(ClusterRow).where(ClusterRow.name == new.cluster).with_for_update()
-    ).one_or_none()
-    if cluster is None or cluster.phase != "connected":
+    held: dict[str, _Room] = session.info.get(_ROOMS, {})
+    room = held.get(new.cluster) or _room(session, new.cluster)
+    if not room.connected:
         raise CapacityTaken(f"cluster {new.cluster} is not connected any more")
-    if cluster.generation < generation(session):
+    if not room.told:
         raise CapacityTaken(f"cluster {new.cluster} has not told what lives there since a restore")
-    wanted = slots_used_by(new.placements)
-    nodes = {
-        node.id: node
-        for node in session.scalars(
-            select(NodeRow)
-            .where(NodeRow.id.in_(sorted(wanted)))
-            .execution_options(populate_existing=True)
-        )
-    }
-    used = slots_used(holding_runs(session, new.cluster))
-    for node_id, slots in wanted.items():
-        node = nodes.get(node_id)
-        if node is None or node.phase != "alive" or node.cordoned or node.quarantined:
+    for node_id, slots in slots_used_by(new.placements).items():
+        if node_id not in room.slots:
             raise CapacityTaken(f"node {node_id} takes no work any more")
-        if used.get(node_id, 0) + slots > node.slots:
+        if room.used.get(node_id, 0) + slots > room.slots[node_id]:
             raise CapacityTaken(f"node {node_id} has fewer than {slots} slots free")
+
+
+def _take(session: Session, new: NewRun) -> None:
+    held: dict[str, _Room] = session.info.get(_ROOMS, {})
+    if (room := held.get(new.cluster)) is not None:
+        for node_id, slots in slots_used_by(new.placements).items():
+            room.used[node_id] = room.used.get(node_id, 0) + slots
 
 
 def slots_used_by(placements: Iterable[RankPlacement]) -> Mapping[str, int]:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 
 from quarterdeck.controller.loop import Controller
+from quarterdeck.controller.turns import Turns
 from quarterdeck.store.tables import JobRow, RunRow
 
 
@@ -59,19 +60,19 @@ def test_two_plans_of_the_same_moment_create_one_run(platform: Any, make: Any) -
     """The compare-and-swap alone, without leases to hide its absence."""
     job_id = platform.submit(make["command"]("one"))
     first, second = Controller(platform.database).admission, Controller(platform.database).admission
-    seen: list[tuple[Any, Any, str]] = []
+    seen: list[tuple[Any, ...]] = []
 
     def hold(*args: Any) -> int:
         seen.append(args)
         return 0
 
-    first._start_job = hold
+    first._start_jobs = hold
     first.tick()
-    job, assignment, _ = seen[0]
+    jobs, placed, _, turns = seen[0]
     with platform.database.write() as session:
         session.get_one(JobRow, job_id).lease_id = "both"
-    assert second._start_job(job, assignment, "both") == 1
-    assert second._start_job(job, assignment, "both") == 0
+    assert second._start_jobs(jobs, placed, "both", turns) == 1
+    assert second._start_jobs(jobs, placed, "both", turns) == 0
     assert len(platform.runs(job_id)) == 1
 
 
@@ -99,32 +100,46 @@ def test_a_lease_is_held_by_one(platform: Any, make: Any) -> None:
     assert len(ids) == len(set(ids)) == 30
 
 
-def test_plans_of_old_snapshots_cannot_share_slots(platform: Any, make: Any) -> None:
-    """Capacity is checked again where runs are created, one creator at a time."""
+def plans_of_an_empty_machine(platform: Any, make: Any) -> list[tuple[Any, ...]]:
+    """Three plans that each give all of one machine to another job."""
     platform.agent.nodes = {"n1": 4}
     platform.agent.beat()
-    captured: list[tuple[Any, Any]] = []
+    captured: list[tuple[Any, ...]] = []
     for name in ("one", "two", "three"):
         job_id = platform.submit(make["command"](name, ranks=4))
         admission = Controller(platform.database).admission
-        admission._start_job = lambda job, assignment, lease_id: bool(
-            captured.append((job, assignment))
-        )
+        admission._start_jobs = lambda *args: bool(captured.append(args))
         admission.tick()
         with platform.database.write() as session:
             # Out of the next plan's sight, so that each sees an empty machine.
             row = session.get_one(JobRow, job_id)
             row.desired, row.lease_id = "suspend", "all"
             row.lease_until = row.created_at + timedelta(hours=1)
-    assert len(captured) == 3
+    assert [len(placed) for _, placed, _, _ in captured] == [1, 1, 1]
     with platform.database.write() as session:
-        for job, _ in captured:
-            session.get_one(JobRow, job.id).desired = "run"
+        for _, placed, _, _ in captured:
+            session.get_one(JobRow, next(iter(placed))).desired = "run"
+    return captured
+
+
+def test_one_batch_cannot_give_slots_twice(platform: Any, make: Any) -> None:
+    captured = plans_of_an_empty_machine(platform, make)
+    jobs = {job_id: job for found, _, _, _ in captured for job_id, job in found.items()}
+    placed = {job_id: given for _, found, _, _ in captured for job_id, given in found.items()}
+    admission = Controller(platform.database).admission
+    assert admission._start_jobs(jobs, placed, "all", Turns()) == 1
+    assert sum(len(platform.runs(job_id)) for job_id in placed) == 1
+
+
+def test_plans_of_old_snapshots_cannot_share_slots(platform: Any, make: Any) -> None:
+    """Capacity is checked again where runs are created, one creator at a time."""
+    captured = plans_of_an_empty_machine(platform, make)
     created: list[int] = []
     admission = Controller(platform.database).admission
 
     def work(index: int) -> None:
-        created.append(admission._start_job(*captured[index], "all"))
+        jobs, placed, _, turns = captured[index]
+        created.append(admission._start_jobs(jobs, placed, "all", turns))
 
     assert together(3, work) == []
     assert sorted(created) == [0, 0, 1]

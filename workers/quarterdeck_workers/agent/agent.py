@@ -229,6 +229,8 @@ class Agent:
                 log.warning("kill of %s: %s", kill.run_id, error)
         new = self._open_tunnels(work.tunnels)
         for run in work.start:
+            if self._stopped.is_set() or not self._ray_alive():
+                break  # claimed but never started is lost: leave it to the next agent
             with self._lock:
                 key = (run.run_id, run.epoch)
                 if key in self._taken:

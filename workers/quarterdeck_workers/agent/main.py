@@ -90,7 +90,11 @@ def _serve(
     from quarterdeck_workers.agent.node_parent import start_parent
     from quarterdeck_workers.agent.ray_cluster import RayCluster, RaySilent
 
-    cluster = RayCluster(settings.home, node)
+    try:
+        cluster = RayCluster(settings.home, node)
+    except RaySilent as error:
+        log.error("%s: start the agent again", error)
+        return 1
     token = Path(ray_folder(settings.home), TOKEN_FILE).read_text(encoding="ascii").strip()
     agent = Agent(
         settings,

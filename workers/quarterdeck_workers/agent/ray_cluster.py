@@ -37,16 +37,22 @@ class RaySilent(Exception):
 
 
 class RayCluster:
-    """One connected Ray. Every call has a bound: a dead head makes Ray's own calls wait."""
+    """One connected Ray. Every call has a bound: a dead head makes Ray's own calls wait.
+
+    Raises RaySilent when it cannot be connected.
+    """
 
     def __init__(self, home: Path, node: RayNode) -> None:
         os.environ.update(client_environment(home))
         self._head_ip = node.address.rpartition(":")[0]
         self._calls = ThreadPoolExecutor(max_workers=8, thread_name_prefix="ray-call")
-        ray.init(
-            address=node.address, namespace=NAMESPACE, log_to_driver=False,
-            configure_logging=False, _node_ip_address=node.node_ip,
-        )  # fmt: skip
+        try:
+            ray.init(
+                address=node.address, namespace=NAMESPACE, log_to_driver=False,
+                configure_logging=False, _node_ip_address=node.node_ip,
+            )  # fmt: skip
+        except ConnectionError as error:
+            raise RaySilent(f"Ray's head at {node.address} does not answer") from error
 
     def close(self) -> None:
         """Leave the cluster; what runs on it stays."""
