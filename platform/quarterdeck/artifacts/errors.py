@@ -18,7 +18,11 @@ class Corrupt(ArtifactError):
         shown = "; ".join(f"{path}: {what}" for path, what in list(files.items())[:5])
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
         super().__init__(f"{where} differs from its manifest: {shown}{more}")
+        self.where = where
         self.files = files
+
+    def __reduce__(self) -> tuple[type[Corrupt], tuple[str, dict[str, str]]]:
+        return Corrupt, (self.where, self.files)
 
 
 class DiskFull(ArtifactError, OSError):
@@ -34,3 +38,6 @@ class DiskFull(ArtifactError, OSError):
         self.folder = folder
         self.needed = needed
         self.free = free
+
+    def __reduce__(self) -> tuple[type[DiskFull], tuple[str, int, int]]:
+        return DiskFull, (self.folder, self.needed, self.free)

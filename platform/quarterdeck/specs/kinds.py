@@ -86,6 +86,8 @@ class PretrainSpec(JobSpec):
     precision: Precision | None = None
     """None: bf16, fp32 on CPU."""
     backend: Literal["deepspeed"] = "deepspeed"
+    tracking: Literal["tensorboard"] | None = None
+    """Metrics as event files too, under tracking/ in the artifact store."""
     checkpoints: Checkpoints = Checkpoints()
 
     @model_validator(mode="after")
@@ -143,6 +145,8 @@ class CommandSpec(JobSpec):
     """A shell command that makes `$QUARTERDECK_ENV_DIR`, once for each node and content."""
     exit_grace: Seconds = Field(default=600, gt=0)
     """Once a rank has ended with 0: how long the others of its role may go on in silence."""
+    tracking: Literal["tensorboard", "mlflow", "wandb"] | None = None
+    """One experiment over all attempts: the tool's variables and a folder that is kept."""
     hold_on_failure: Seconds | None = Field(default=None, gt=0, le=86400)
     """After a failure keep the slots and folders for `exec`, so long at most."""
     restart_safe: bool = False

@@ -20,6 +20,7 @@ from quarterdeck_workers.rank.parent import ENVIRONMENT
 from quarterdeck_workers.rank.process import REPORT_PATH
 from quarterdeck_workers.rank.reporting import REPORT_SOCKET, STACKS
 from quarterdeck_workers.rank.setup import environment_folder, with_environment
+from quarterdeck_workers.rank.tracking import tracking_variables
 from quarterdeck_workers.rank.tunnel import SETTINGS as TUNNEL_SETTINGS
 
 NODE_HOME = "QUARTERDECK_NODE_HOME"
@@ -71,6 +72,7 @@ def launch_for(order: RunOrder, berth: Berth, private: Path) -> Launch:
     own = {"OMP_NUM_THREADS": "1"} if order.kind == "command" else ENVIRONMENT
     environment = {**scrubbed(os.environ), **own}
     environment["CUDA_VISIBLE_DEVICES"] = ",".join(berth.devices)
+    environment.update(tracking_variables(order, workdir))
     environment.update({str(name): str(value) for name, value in _env(order).items()})
     environment.update({name: order.secrets[name] for name in order.env_secrets})
     environment = environment_for(context, berth.local_world_size, environment)

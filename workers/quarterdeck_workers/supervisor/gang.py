@@ -44,6 +44,7 @@ KILL_SECONDS = 10.0
 CLOCK_SECONDS = 30.0
 """Between two looks at a host's clock."""
 CLOCK_ANSWER_SECONDS = 5.0
+TRACKING_SECONDS = 60.0
 
 
 class GangFailed(Exception):
@@ -262,7 +263,9 @@ class Gang:
 
     async def kill(self) -> None:
         """End every rank's processes; returns when they are gone, or after ten seconds."""
-        await self._quietly(lambda actor: actor.kill.remote(), KILL_SECONDS)
+        # The last copy of what a job tracks needs a while.
+        limit = KILL_SECONDS + (TRACKING_SECONDS if self.order.spec.get("tracking") else 0)
+        await self._quietly(lambda actor: actor.kill.remote(), limit)
 
     async def end(self) -> None:
         """End everything and give the slots back."""

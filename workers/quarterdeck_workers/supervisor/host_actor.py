@@ -28,6 +28,7 @@ from quarterdeck_workers.rank.launch import write_secrets
 from quarterdeck_workers.rank.masking import Masker
 from quarterdeck_workers.rank.process import RankNews, RankProcess
 from quarterdeck_workers.rank.setup import NodeSetup, environment_folder
+from quarterdeck_workers.rank.tracking import Tracking, restore_tracking
 from quarterdeck_workers.rank.workdir import hold, release
 from quarterdeck_workers.supervisor.berths import (
     NODE_HOME,
@@ -65,6 +66,7 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._held: tuple[Path, int] | None = None
         self._setup: NodeSetup | None = None
+        self._tracking: Tracking | None = None
         self._setup_rank = 0
 
     async def prepare(self, order: RunOrder) -> dict[str, Any]:
@@ -82,6 +84,9 @@ class Host:
             await asyncio.to_thread(restore_folder, order, order.resume, workdir / RESUME_FOLDER)
         if order.kind == "command":
             await asyncio.to_thread(stage_inputs, order, workdir)
+        if order.spec.get("tracking") and order.owner_type == "job" and _has_rank_0(order):
+            await asyncio.to_thread(restore_tracking, order, workdir)
+            self._tracking = Tracking(order, workdir)
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         with socket.socket() as probe:
             probe.bind((address, 0))
@@ -143,6 +148,8 @@ class Host:
             await asyncio.wait_for(self._news.wait(), wait)
         self._news.clear()
         news = {rank: process.take() for rank, process in self._processes.items()}
+        if self._tracking is not None:
+            self._tracking.hear(message for one in news.values() for message in one.messages)
         if self._setup is not None and (lines := self._setup.take()):
             news.setdefault(self._setup_rank, RankNews()).setup_lines = lines
         return news
@@ -181,6 +188,9 @@ class Host:
         if self._setup is not None:
             await asyncio.to_thread(self._setup.ended.wait, _GONE_SECONDS)
             self._setup.release()
+        if self._tracking is not None:
+            tracking, self._tracking = self._tracking, None
+            await asyncio.to_thread(tracking.end)
         if self._held is not None:
             release(*self._held)
             self._held = None
@@ -219,6 +229,12 @@ class Host:
 
 
 HostActor = ray.remote(Host)
+
+
+def _has_rank_0(order: RunOrder) -> bool:
+    """Whether this node is rank 0's."""
+    here = ray.get_runtime_context().get_node_id()
+    return any(place.rank == 0 and place.node_id == here for place in order.placements)
 
 
 def start_blame(error: BaseException) -> Blame:
