@@ -1,46 +1,95 @@
-"""`doctor`: does what the CLI can see work?"""
+"""`doctor`: does what the CLI can see work, and do the invariants hold?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quarterdeck.cli.output import age
-from quarterdeck.cli.session import REFUSED
+from quarterdeck.cli.session import REFUSED, Output
 
 if TYPE_CHECKING:
     from quarterdeck.client import Client
+    from quarterdeck.specs.resources import DoctorCheck
+
+WORDS = {"ok": "OK", "note": "NOTE", "failed": "FAIL"}
 
 
-def doctor() -> None:
-    """Check address, key, api, clusters and nodes.
+def doctor(
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read checkpoints' files and compare digests.")
+    ] = False,
+    output: Output = "table",
+) -> None:
+    """Check address, key, api, clusters and nodes; prove the invariants on the live database.
 
-    Exit code 1 when something is wrong.
+    The invariants need an administrator's key of the whole installation. Exit code 1 when
+    something is wrong.
 
-    Example: quarterdeck doctor
+    Example: quarterdeck doctor --deep
     """
     from quarterdeck.client import Client, QuarterdeckError
     from quarterdeck.client.config import discover
+    from quarterdeck.specs.resources import DoctorCheck
 
-    wrong = 0
+    checks: list[DoctorCheck] = []
+
+    def add(name: str, good: bool, text: str) -> None:
+        checks.append(DoctorCheck(name=name, claim=text, state="ok" if good else "failed"))
+
     try:
         found = discover()
-        print(f"ok     address {found.url}" + (f", from {found.home}" if found.home else ""))
+        add("address", True, found.url + (f", from {found.home}" if found.home else ""))
         with Client(found.url, found.key) as client:
-            for check in (_api, _key, _clusters, _nodes):
+            for name, check in (
+                ("api", _api), ("key", _key), ("clusters", _clusters), ("nodes", _nodes),
+            ):  # fmt: skip
                 for good, text in _attempt(check, client):
-                    print(("ok     " if good else "WRONG  ") + text)
-                    wrong += not good
+                    add(name, good, text)
+            checks += _invariants(client, deep)
     except QuarterdeckError as error:
-        print(f"WRONG  {error}")
-        wrong += 1
-    if wrong:
+        add("control plane", False, str(error))
+    _print(checks, output)
+    if any(check.state == "failed" for check in checks):
         raise typer.Exit(REFUSED)
 
 
+def _print(checks: list[DoctorCheck], output: str) -> None:
+    from quarterdeck.cli.output import Column, show
+
+    columns: list[Column[DoctorCheck]] = [
+        Column("STATE", lambda check: WORDS[check.state]),
+        Column("CHECK", lambda check: check.name),
+        Column("WHAT", lambda check: check.claim),
+        Column("FOUND", lambda check: len(check.found) or None),
+    ]
+    show(checks, columns, output, lambda check: f"check/{check.name}")
+    if output not in ("table", "wide"):
+        return
+    for check in checks:
+        for each in check.found:
+            print(f"{WORDS[check.state]} {check.name}: {each.id}: {each.message}")
+        if check.remedy:
+            print(f"  {check.remedy}")
+
+
 Finding = tuple[bool, str]
+
+
+def _invariants(client: Client, deep: bool) -> list[DoctorCheck]:
+    from quarterdeck.client import QuarterdeckError
+    from quarterdeck.specs.resources import DoctorCheck
+
+    key = client.whoami()
+    if key.access != "admin" or key.project is not None:
+        claim = "not looked at: they need an administrator's key of the whole installation"
+        return [DoctorCheck(name="invariants", claim=claim, state="note")]
+    try:
+        return client.doctor(deep=deep).checks
+    except QuarterdeckError as error:
+        return [DoctorCheck(name="invariants", claim=str(error), state="failed")]
 
 
 def _attempt(check: Callable[[Client], Iterator[Finding]], client: Client) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from quarterdeck.client.uploads import Uploads
 from quarterdeck.specs.resources import (
     ApplyRequest,
     ApplyResult,
+    DoctorReport,
     Event,
     FleetGoodput,
     Job,
@@ -212,6 +213,11 @@ class Client:
     def events(self, *, limit: int | None = None) -> list[Event]:
         """Events of the project, oldest first."""
         return collect(self.transport, Event, f"{API}/events", limit, project=self.project)
+
+    def doctor(self, *, deep: bool = False) -> DoctorReport:
+        """Whether the invariants hold; `deep` reads checkpoints' files. Needs an administrator."""
+        params: Params = {"deep": deep}
+        return self.transport.get(DoctorReport, f"{API}/doctor", params=params, timeout=600.0)
 
     def goodput(self, *, since: str | None = None, cluster: str | None = None) -> FleetGoodput:
         """Where the rank-seconds of the project's jobs went; `since` is a moment or an age."""

@@ -469,3 +469,30 @@ class GatewaySnapshot(Message):
 
 
 Problem.model_rebuild()
+
+
+class DoctorFinding(Message):
+    """One row that breaks an invariant, or is worth knowing."""
+
+    id: str
+    message: str
+
+
+class DoctorCheck(Message):
+    """One invariant, looked for."""
+
+    name: str
+    claim: str
+    """What holds when nothing is found."""
+    state: Literal["ok", "failed", "note"]
+    remedy: str = ""
+    found: list[DoctorFinding] = []
+    """At most a hundred."""
+
+
+class DoctorReport(Message):
+    """Whether the invariants hold on the live database and in the artifact store."""
+
+    generation: int
+    """How often a backup was restored."""
+    checks: list[DoctorCheck]
