@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 from quarterdeck.lifecycle.job import JOB, WITH_RUN
 from quarterdeck.lifecycle.run import ENDED
 from quarterdeck.store.columns import current_transaction, database_now
-from quarterdeck.store.fleet_queries import held_slots
 from quarterdeck.store.orphans import orphans, read_restore
+from quarterdeck.store.placements import holding_runs
 from quarterdeck.store.settings import EPOCHS_A_GENERATION, generation
 from quarterdeck.store.tables import (
     CheckpointRow,
@@ -126,7 +126,10 @@ def _jobs_and_runs(session: Session) -> Iterator[Violation]:
 
 
 def _slots(session: Session) -> Iterator[Violation]:
-    held = held_slots(session)
+    held: Counter[str] = Counter()
+    for run in holding_runs(session):
+        for place in run.placements:
+            held[place["node_id"]] += int(place.get("slots", 1))
     for node in session.scalars(select(NodeRow).where(NodeRow.id.in_(sorted(held)))):
         if node.phase != "dead" and held[node.id] > node.slots:
             text = f"runs hold {held[node.id]} slots of {node.host}, which has {node.slots}"
