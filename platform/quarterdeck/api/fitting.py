@@ -9,8 +9,9 @@ from typing import Any
 
 from quarterdeck.api.documents import Document, refuse
 from quarterdeck.api.problems import ProblemError
+from quarterdeck.planner.elastic import smaller_layouts
 from quarterdeck.planner.hardware import CPU, Accelerator, builtin_catalogue, cpu_slot
-from quarterdeck.planner.plan import Plan, plan_pretrain
+from quarterdeck.planner.plan import Plan, describe, plan_pretrain, workload_of
 from quarterdeck.specs.kinds import PretrainSpec, TokenizerSpec
 from quarterdeck.specs.resources import FieldProblem
 from quarterdeck.specs.training import Parallelism
@@ -83,6 +84,8 @@ class Judgement:
     ranks: int | None
     layout: dict[str, Any] | None = None
     note: str = ""
+    smaller_layouts: list[Any] | None = None
+    """Of an elastic training: what it may restart on, the one to prefer first."""
 
 
 def choose_hardware(spec: PretrainSpec, fleet: Fleet) -> list[Hardware]:
@@ -187,12 +190,36 @@ def judge(document: Document, fleet: Fleet, vocab_size: int | None, *, force: bo
     layout = None
     if spec.parallelism == "auto":
         layout = _layout(document, judged)
-    ranks = layout.ranks if layout else spec.rank_count
+    full = layout or spec.parallelism
+    assert isinstance(full, Parallelism)
+    ranks = full.ranks
     return Judgement(
         ranks,
         layout.model_dump(mode="json") if layout else None,
         _capacity_note(document, ranks, fleet),
+        _smaller(document, full, judged, check_memory=plan is not None and not force),
     )
+
+
+def _smaller(
+    document: Document, full: Parallelism, plan: Plan, *, check_memory: bool
+) -> list[Any] | None:
+    spec = document.parsed
+    if not isinstance(spec, PretrainSpec) or spec.elastic is None:
+        return None
+    least = spec.elastic.min_ranks
+    if least > full.ranks:
+        message = f"{least} is more than the {full.ranks} ranks that the planner chose"
+        raise refuse([document.problem("elastic.min_ranks", message)])
+    found = smaller_layouts(workload_of(spec, plan), full, least, check_memory=check_memory)
+    if not found and least < full.ranks:
+        message = (
+            f"no layout of {least} to {full.ranks - 1} ranks is possible: degrees only shrink from "
+            f"{describe(full)}, data must divide the global batch, and each rank must fit into "
+            "memory; lower min_ranks, or choose another global batch"
+        )
+        raise refuse([document.problem("elastic.min_ranks", message)])
+    return [layout.model_dump(mode="json") for layout in found]
 
 
 def _field_of(message: str) -> str:

@@ -55,7 +55,7 @@ def retry(session: Session, caller: Caller, row: JobRow) -> JobRow:
     if resolved.errors:
         raise refuse(resolved.errors)
     members = array_rows.members_of(session, row.id)
-    same = [Judgement(one.ranks, one.layout) for one in members or [row]]
+    same = [_same(one) for one in members or [row]]
     return insert_job(session, document, resolved.edges, same, actor=caller.actor, retry_of=row.id)
 
 
@@ -68,3 +68,8 @@ def _check_live(row: JobRow, verb: str) -> None:
         raise ProblemError(
             "job_ended", f"job/{row.name} is being cancelled and cannot be {verb}: retry it then"
         )
+
+
+def _same(row: JobRow) -> Judgement:
+    """What the planner made of a job before."""
+    return Judgement(row.ranks, row.layout, smaller_layouts=row.smaller_layouts)

@@ -170,13 +170,16 @@ def insert_job(
         session, name=spec.name, project=spec.project, kind=spec.kind, spec=document.spec,
         spec_digest=document.digest, queue=spec.queue, priority=spec.priority,
         ranks=judgement.ranks, layout=judgement.layout, edges=edges, actor=actor,
-        retry_of=retry_of,
+        retry_of=retry_of, smaller_layouts=judgement.smaller_layouts,
     )  # fmt: skip
     if document.members:
         members = [
-            NewMember(member.parsed.name, member.spec, member.digest, judged.ranks, judged.layout)
+            NewMember(
+                member.parsed.name, member.spec, member.digest, judged.ranks, judged.layout,
+                judged.smaller_layouts,
+            )
             for member, judged in zip(document.members, judgements, strict=True)
-        ]
+        ]  # fmt: skip
         array_rows.add_members(session, row, members, actor=actor)
     return row
 

@@ -26,6 +26,7 @@ from quarterdeck.store.admission import (
     world,
 )
 from quarterdeck.store.array_rows import release_members
+from quarterdeck.store.elastic import note_resize
 from quarterdeck.store.errors import CapacityTaken, StaleRow
 from quarterdeck.store.ids import new_id
 from quarterdeck.store.placements import NewRun, hold_capacity, start_job, start_replica
@@ -225,11 +226,18 @@ class Admission:
             )  # fmt: skip
             return 0
         spec = {**job.spec}
-        if job.layout:
-            spec["parallelism"] = job.layout
+        layout, full_ranks = job.layout, None
+        if assignment.smaller is not None and job.smaller_layouts:
+            layout, full_ranks = job.smaller_layouts[assignment.smaller], job.ranks
+        if layout:
+            spec["parallelism"] = layout
             spec["ranks"] = len(assignment.placements)
-        new = NewRun(assignment.cluster, assignment.placements, spec, resolution.inputs)
-        start_job(session, job, new, lease_id=lease_id)
+        new = NewRun(
+            assignment.cluster, assignment.placements, spec, resolution.inputs,
+            full_ranks=full_ranks,
+        )  # fmt: skip
+        run = start_job(session, job, new, lease_id=lease_id)
+        note_resize(session, run, assignment.why)
         return 1
 
     def _start_replica(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from quarterdeck.controller.admission import Admission
 from quarterdeck.controller.arrays import Arrays
 from quarterdeck.controller.clusters import Clusters
+from quarterdeck.controller.elastic import Regrowing
 from quarterdeck.controller.log_keeper import LogKeeper
 from quarterdeck.controller.log_retention import LogRetention
 from quarterdeck.controller.orphans import Orphans
@@ -27,6 +28,7 @@ ERROR_PAUSE_S = (1.0, 30.0)
 RETENTION_PAUSE_S = 10.0
 LOG_PAUSE_S = 2.0
 LOG_RETENTION_PAUSE_S = 300.0
+REGROW_PAUSE_S = 2.0
 
 
 class Controller:
@@ -52,6 +54,7 @@ class Controller:
         self.services = Services(database)
         self.admission = Admission(database)
         self.arrays = Arrays(database)
+        self.regrowing = Regrowing(database)
         self.retention = Retention(database, files) if files is not None else None
         self.log_keeper = LogKeeper(database, files) if files is not None else None
         bounds = log_bounds or LogBounds()
@@ -61,7 +64,7 @@ class Controller:
         """Every reconciler once, in the order of cause and effect; how much changed."""
         changed = self.clusters.tick() + self.orphans.tick()
         changed += self.runs.tick() + self.services.tick()
-        changed += self.arrays.tick() + self.admission.tick()
+        changed += self.arrays.tick() + self.admission.tick() + self.regrowing.tick()
         if self.retention is not None:
             changed += self.retention.tick()
         if self.log_keeper is not None:
@@ -80,6 +83,7 @@ class Controller:
             ("services", self.services.tick, IDLE_PAUSE_S),
             ("arrays", self.arrays.tick, IDLE_PAUSE_S),
             ("admission", self.admission.tick, IDLE_PAUSE_S),
+            ("regrowing", self.regrowing.tick, REGROW_PAUSE_S),
         ]
         if self.retention is not None:
             loops.append(("retention", self.retention.tick, RETENTION_PAUSE_S))

@@ -47,6 +47,7 @@ def job_request(job: JobRow, seen: World) -> Request | Pending:
         avoid=_quarantined_nodes(job.id, seen.holding),
         excluded=excluded,
         shunned=shunned,
+        smaller=_smaller(job),
         **layout,
     )
 
@@ -138,6 +139,16 @@ def snapshot_of(seen: World, requests: Sequence[Request]) -> Snapshot:
         ),
         holds=tuple(_hold(run) for run in seen.holding),
         requests=tuple(requests),
+    )
+
+
+def _smaller(job: JobRow) -> tuple[tuple[int, int, int], ...]:
+    """What an elastic training restarts on; its first attempt waits for the full gang."""
+    if not job.smaller_layouts or job.epoch == 0:
+        return ()
+    return tuple(
+        (int(layout["data"]), int(layout["tensor"]), int(layout["pipeline"]))
+        for layout in job.smaller_layouts
     )
 
 

@@ -73,7 +73,7 @@ JOB: Machine[JobEvent] = Machine(
             E.RESTART: "queued",
             E.SUSPENDED: "suspended",
         },
-        "stopping": {**_ENDS, E.SUSPENDED: "suspended"},
+        "stopping": {**_ENDS, E.RESTART: "queued", E.SUSPENDED: "suspended"},
         "suspended": {
             E.RESUMED: "queued",
             E.RESUMED_UNRESOLVED: "waiting",

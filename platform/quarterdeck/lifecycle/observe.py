@@ -29,6 +29,7 @@ _STOPPED = {
     "suspend": (RunEvent.PREEMPTED, "Suspended"),
     "max_duration": (RunEvent.CANCELLED, "MaxDurationReached"),
     "drain": (RunEvent.CANCELLED, "Drained"),
+    "regrow": (RunEvent.PREEMPTED, "Regrowing"),
 }
 
 
@@ -85,7 +86,7 @@ class RunDecision:
     failure: dict[str, Any] | None = None
     """The failure to blame, where the run ends without having reported one."""
     stop_for: str | None = None
-    """Order the run to stop, and why: cancel, suspend, max_duration."""
+    """Order the run to stop, and why: cancel, suspend, max_duration, regrow."""
     kill: str | None = None
     quarantine: bool = False
     telemetry_gap: str = ""
@@ -227,7 +228,7 @@ def _unanswered(facts: RunFacts) -> str | None:
 
 def _wanted(facts: RunFacts, before: tuple[RunEvent, ...]) -> RunDecision | None:
     if facts.stopping_for:
-        if facts.desired == "cancel" and facts.stopping_for == "suspend":
+        if facts.desired == "cancel" and facts.stopping_for in ("suspend", "regrow"):
             return RunDecision(before, stop_for="cancel")
         if facts.deadline_passed and not facts.kill_requested:
             return RunDecision(before, kill="it did not stop within its deadline")

@@ -24,6 +24,7 @@ from quarterdeck.planner.remedies import Remedy, remedies
 from quarterdeck.planner.time_cost import lifetime_flops
 from quarterdeck.specs.architecture import Architecture
 from quarterdeck.specs.base import Message
+from quarterdeck.specs.kinds import PretrainSpec
 from quarterdeck.specs.training import Parallelism, Precision, Sync, Training
 
 ASSUMED_VOCABULARY = 32_000
@@ -166,6 +167,25 @@ def plan_pretrain(
         training=_training(workload, layout),
         lifetime=_lifetime(workload),
         notes=notes,
+    )
+
+
+def workload_of(spec: PretrainSpec, plan: Plan) -> Workload:
+    """What `plan` was made for."""
+    training = with_batch_size(spec.training, plan.parameters.total)
+    return Workload(
+        architecture=spec.architecture,
+        vocab_size=plan.vocab_size,
+        sequence_length=training.sequence_length,
+        global_batch_size=training.batch,
+        micro_batch_size=training.micro_batch_size,
+        precision=plan.precision,
+        recompute=training.activation_checkpointing,
+        accelerator=plan.accelerator,
+        ranks_per_host=plan.ranks_per_host,
+        mfu=plan.training.mfu,
+        tokens=plan.training.tokens,
+        batch_ramp=training.batch_ramp,
     )
 
 

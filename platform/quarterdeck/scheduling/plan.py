@@ -60,7 +60,11 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
             assignments.append(assignment)
             continue
         possible = [state for state in mine if state.empty.place(request) is not None]
-        pending.append(explain(snapshot, request, mine, possible, now))
+        reason = explain(snapshot, request, mine, possible, now)
+        if shrunk := _try_smaller(mine, request, now):
+            assignments.append(replace(shrunk, why=reason.message))
+            continue
+        pending.append(reason)
         for state in possible:
             state.waiting.append(request)
     return Plan(tuple(assignments), tuple(pending))
@@ -108,6 +112,14 @@ def _try(states: Sequence[PoolState], request: Request, now: datetime) -> Assign
         state.pool = trial
         state.holds.append(hold)
         return Assignment(request.id, state.key[0], placed)
+    return None
+
+
+def _try_smaller(states: Sequence[PoolState], request: Request, now: datetime) -> Assignment | None:
+    for index, (data, tensor, pipeline) in enumerate(request.smaller):
+        gang = replace(request, data=data, tensor=tensor, pipeline=pipeline)
+        if assignment := _try(states, gang, now):
+            return replace(assignment, smaller=index)
     return None
 
 

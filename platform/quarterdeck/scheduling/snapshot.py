@@ -72,6 +72,8 @@ class Request:
     """Nodes that it is kept off, and why: they failed it."""
     shunned: Mapping[str, str] = field(default_factory=dict)
     """The same, but only as long as it would fit without them."""
+    smaller: tuple[tuple[int, int, int], ...] = ()
+    """Degrees (data, tensor, pipeline) to make do with, the ones to prefer first."""
 
     @property
     def ranks(self) -> int:
@@ -93,6 +95,10 @@ class Assignment:
     request_id: str
     cluster: str
     placements: tuple[RankPlacement, ...]
+    smaller: int | None = None
+    """Which of the request's smaller gangs starts; None: the full one."""
+    why: str = ""
+    """Why not the full one."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from quarterdeck.specs.common import Checkpoints, Datasets, JobSpec, Resource, R
 from quarterdeck.specs.graph import Inputs, Outputs
 from quarterdeck.specs.presets import load_preset
 from quarterdeck.specs.references import ReferenceText
-from quarterdeck.specs.training import Parallelism, Precision, Sync, Training
+from quarterdeck.specs.training import Elastic, Parallelism, Precision, Sync, Training
 from quarterdeck.specs.units import Count, Seconds, Share
 from quarterdeck.specs.workdir import Upload
 
@@ -89,6 +89,8 @@ class PretrainSpec(JobSpec):
     tracking: Literal["tensorboard"] | None = None
     """Metrics as event files too, under tracking/ in the artifact store."""
     checkpoints: Checkpoints = Checkpoints()
+    elastic: Elastic | None = None
+    """None: it waits for its full gang."""
 
     @model_validator(mode="after")
     def _ranks_agree(self) -> PretrainSpec:
@@ -99,6 +101,11 @@ class PretrainSpec(JobSpec):
                     f"ranks {self.ranks} is not data × tensor × pipeline = {product}: "
                     "leave ranks out, or change a degree"
                 )
+        ranks = self.rank_count
+        if self.elastic is not None and ranks is not None and self.elastic.min_ranks > ranks:
+            raise ValueError(
+                f"elastic.min_ranks {self.elastic.min_ranks} is more than the gang's {ranks} ranks"
+            )
         return self
 
     @model_validator(mode="after")
@@ -107,6 +114,11 @@ class PretrainSpec(JobSpec):
             problem = self.sync.broken_rule(self.parallelism)
             if problem:
                 raise ValueError(problem)
+        if self.sync is not None and self.elastic is not None:
+            raise ValueError(
+                "elastic: with sync each replica trains by itself, so that fewer replicas would be "
+                "another training; leave elastic or sync out"
+            )
         return self
 
     @property

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from quarterdeck.specs.base import Spec
-from quarterdeck.specs.units import Count, PositiveCount
+from quarterdeck.specs.units import Count, PositiveCount, Seconds
 
 Precision = Literal["fp32", "bf16"]
 MAX_RAMP_SIZES = 1000
@@ -94,6 +94,19 @@ class Sync(Spec):
                 "parallelism.zero: 0, or leave sync out"
             )
         return None
+
+
+class Elastic(Spec):
+    """How far a training may shrink when its full gang does not fit, and when it regrows.
+
+    A restart goes on with the largest layout of at least `min_ranks` ranks that fits, on the same
+    global batch. Once the full gang has fitted for `regrow_after` it writes a checkpoint and
+    returns to it, at most once per `regrow_every`.
+    """
+
+    min_ranks: int = Field(ge=1)
+    regrow_after: Seconds = Field(default=30.0, ge=0)
+    regrow_every: Seconds = Field(default=600.0, ge=0)
 
 
 class BatchRamp(Spec):

@@ -29,6 +29,7 @@ class NewMember:
     digest: str
     ranks: int | None
     layout: dict[str, Any] | None
+    smaller_layouts: list[Any] | None = None
 
 
 def add_members(
@@ -41,6 +42,7 @@ def add_members(
             id=new_id("job"), name=member.name, project=array.project, kind=array.kind,
             spec=member.spec, spec_digest=member.digest, queue=array.queue,
             priority=array.priority, ranks=member.ranks, layout=member.layout,
+            smaller_layouts=member.smaller_layouts,
             ordinal=next_ordinal(), edges_bound=True, array_id=array.id, array_index=index,
             held=True, reason="Held", message=f"job/{array.name} has not let it go yet",
         )

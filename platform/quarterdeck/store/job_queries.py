@@ -167,6 +167,7 @@ def add_job(
     priority: int,
     ranks: int | None,
     layout: dict[str, Any] | None,
+    smaller_layouts: list[Any] | None = None,
     edges: Iterable[Edge],
     actor: str,
     retry_of: str | None = None,
@@ -175,6 +176,7 @@ def add_job(
     row = JobRow(
         id=new_id("job"), name=name, project=project, kind=kind, spec=spec,
         spec_digest=spec_digest, queue=queue, priority=priority, ranks=ranks, layout=layout,
+        smaller_layouts=smaller_layouts,
         ordinal=next_ordinal(), retry_of=retry_of, edges_bound=True,
         message="submitted, not looked at yet",
     )  # fmt: skip

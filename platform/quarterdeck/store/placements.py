@@ -39,6 +39,8 @@ class NewRun:
     spec: dict[str, Any]
     inputs: dict[str, Any] = field(default_factory=dict)
     revision: int | None = None
+    full_ranks: int | None = None
+    """The job's ranks, where this run has fewer."""
 
 
 def holding_runs(session: Session, cluster: str | None = None) -> Sequence[RunRow]:
@@ -130,6 +132,7 @@ def _new_row(session: Session, new: NewRun, owner_id: str, newest: int) -> RunRo
         placements=[placement.model_dump(mode="json") for placement in new.placements],
         inputs=new.inputs,
         revision=new.revision,
+        full_ranks=new.full_ranks,
     )
 
 

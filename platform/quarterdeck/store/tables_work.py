@@ -50,6 +50,8 @@ class JobRow(Leased, Base):
     ranks: Mapped[int | None]
     layout: Mapped[dict[str, Any] | None]
     """Degrees {data, tensor, pipeline, …} that replace `parallelism: auto`."""
+    smaller_layouts: Mapped[list[Any] | None]
+    """Of an elastic training: layouts to restart on, the one to prefer first."""
     edges_bound: Mapped[bool] = mapped_column(default=False)
     array_size: Mapped[int | None]
     """Set: this is an array. It never has a run; its members have."""
@@ -172,6 +174,10 @@ class RunRow(Leased, Base):
     reason: Mapped[str] = mapped_column(default="Placed")
     message: Mapped[str] = mapped_column(default="")
     version: Mapped[int] = mapped_column(default=1)
+    full_ranks: Mapped[int | None]
+    """The job's ranks, where this run has fewer."""
+    fits_since: Mapped[datetime | None]
+    """Since when the full gang would fit; None: it does not."""
     # what the run says
     reported_phase: Mapped[str | None]
     reported_message: Mapped[str] = mapped_column(default="")
@@ -212,7 +218,7 @@ class RunRow(Leased, Base):
     order_reason: Mapped[str] = mapped_column(default="")
     order_deadline_at: Mapped[datetime | None]
     stopping_for: Mapped[str | None]
-    """cancel, suspend, max_duration, drain: why it was ordered to stop."""
+    """cancel, suspend, max_duration, drain, regrow: why it was ordered to stop."""
     kill_requested: Mapped[bool] = mapped_column(default=False)
     kill_reason: Mapped[str] = mapped_column(default="")
     quarantined: Mapped[bool] = mapped_column(default=False)

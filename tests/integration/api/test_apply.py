@@ -189,6 +189,30 @@ def test_auto_becomes_a_layout_at_submission(platform: Platform) -> None:
     assert row.layout["data"] * row.layout["tensor"] * row.layout["pipeline"] == 4
 
 
+def test_an_elastic_training_knows_its_smaller_layouts(platform: Platform) -> None:
+    platform.agent.post("/agents/a/beat", agent_beat())
+    training = {**CHAIN[4], "datasets": "file:///tokens"}
+    del training["tokenizer"]
+    answer = apply(platform, {**training, "elastic": {"min_ranks": 4}})
+    assert actions(answer) == ["created"]
+    with platform.database.read() as session:
+        layouts = session.scalars(select(JobRow)).one().smaller_layouts or []
+    degrees = [(one["data"], one["tensor"], one["pipeline"]) for one in layouts]
+    assert degrees == [(1, 2, 2), (2, 2, 1), (2, 1, 2)]
+
+    too_many = apply(platform, {**training, "name": "b", "elastic": {"min_ranks": 9}})
+    assert too_many.status_code == 422 and "more than the gang's 8 ranks" in too_many.text
+    # A batch of three divides among three alone: between 2 and 2 ranks there is no layout.
+    odd = {**training["training"], "global_batch_size": 3}
+    none = apply(
+        platform,
+        {**training, "name": "c", "parallelism": {"data": 3}, "training": odd,
+         "elastic": {"min_ranks": 2}},
+    )  # fmt: skip
+    assert none.status_code == 422
+    assert paths(none) == ["documents[0].elastic.min_ranks"] and "lower min_ranks" in none.text
+
+
 def test_a_gang_beyond_every_cluster_waits_and_says_so(platform: Platform) -> None:
     platform.admin.post("/agents/a/beat", agent_beat(slots=2))
     message = apply(platform, command("big", ranks=64)).json()["results"][0]["message"]

@@ -257,3 +257,18 @@ def test_later_requests_never_change_what_starts_before_them(snapshot: Snapshot)
     for count in range(len(order)):
         part = started(plan(replace(snapshot, requests=tuple(order[:count])), NOW))
         assert part == [name for name in whole if name in {r.id for r in order[:count]}]
+
+
+def test_a_restart_makes_do_with_the_first_smaller_gang_that_fits() -> None:
+    smaller = ((1, 4, 2), (2, 4, 1), (1, 4, 1), (1, 2, 1))
+    request = ask("elastic", data=2, tensor=4, pipeline=2, smaller=smaller)
+    holds = [Hold("job/x", "a", {"a0": 4, "a1": 6})]
+    made = plan(world(nodes(2), request, holds=holds), NOW)
+    (chosen,) = made.assignments
+    assert chosen.smaller == 2 and len(chosen.placements) == 4
+    assert {place.node_id for place in chosen.placements} == {"a0"}
+    assert "needs 16 H100, 6 free" in chosen.why
+    (full,) = plan(world(nodes(2), request), NOW).assignments
+    assert (full.smaller, full.why, len(full.placements)) == (None, "", 16)
+    nothing = plan(world(nodes(2), request, holds=[Hold("job/x", "a", {"a0": 7, "a1": 7})]), NOW)
+    assert [item.request_id for item in nothing.pending] == ["elastic"]
