@@ -44,10 +44,13 @@ class Search(Message):
 def candidates(ranks: int, *, apart: bool = False) -> Iterator[Parallelism]:
     """Every division of `ranks` into data × tensor × pipeline, with the ZeRO stages worth
     having: 1 with a pipeline, else 1 to 3. Stage 0 needs more memory than 1 and saves nothing,
-    but is the only one for replicas that train `apart`."""
+    but is the only one for replicas that train `apart`, of which there are two at least where
+    there are ranks for them."""
     for tensor in _divisors(ranks):
         for pipeline in _divisors(ranks // tensor):
             data = ranks // tensor // pipeline
+            if apart and data == 1 < ranks:
+                continue
             stages = (1,) if pipeline > 1 or data == 1 else (1, 2, 3)
             for zero in (0,) if apart else stages:
                 for sequence in (False, True) if tensor > 1 else (False,):

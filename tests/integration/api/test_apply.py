@@ -133,6 +133,9 @@ def test_services_are_revised_and_pruned(platform: Platform) -> None:
     assert [revision["revision"] for revision in revisions] == [2, 1]
 
 
+BATCH = {"steps": 9, "sequence_length": 128, "global_batch_size": 32}
+
+
 @pytest.mark.parametrize(
     ("change", "path", "remedy"),
     [
@@ -148,6 +151,18 @@ def test_services_are_revised_and_pruned(platform: Platform) -> None:
         ({"resources": {"accelerator": "H1000"}}, "documents[1].resources.accelerator", "H100"),
         ({"parallelism": {"tensor": 4}}, "documents[1].parallelism.tensor", "does not divide"),
         ({"parallelism": {"pipeline": 8}}, "documents[1].parallelism.pipeline", "4 layers"),
+        (
+            {"training": {**BATCH, "batch_ramp": {"start": 31, "increment": 1, "samples": 100}}},
+            "documents[1].training.batch_ramp", "multiples of 2",
+        ),
+        (
+            {"training": {"steps": 9, "batch_ramp": {"start": 64, "increment": 1, "samples": 9}}},
+            "documents[1].training.batch_ramp", "start smaller",
+        ),
+        (
+            {"parallelism": {"data": 2}, "sync": {"every": 8}},
+            "documents[1]", "set parallelism.zero: 0",
+        ),
         ({"name": "bpe"}, "documents[1].name", "documents[0]"),
         ({"ranks": 4}, "documents[1]", "leave ranks out"),
     ],

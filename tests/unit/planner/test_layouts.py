@@ -250,8 +250,11 @@ def test_replicas_that_train_apart_shard_nothing_and_meet_seldom() -> None:
     held = met.memory.weights / 4
     assert met.memory.optimizer == pytest.approx(each.memory.optimizer + 8 * held)
     assert {layout.zero for layout in candidates(8, apart=True)} == {0}
-    found = search(apart, 4)
-    assert found.layouts and all(plan.parallelism.zero == 0 for plan in found.layouts)
+    assert {layout.data for layout in candidates(8, apart=True)} == {2, 4, 8}
+    assert [layout.data for layout in candidates(1, apart=True)] == [1]
+    found = search(workload("llama-tiny", sync=rare), 4)
+    assert found.layouts
+    assert all(plan.parallelism.zero == 0 and plan.parallelism.data > 1 for plan in found.layouts)
     broken = broken_rule(apart, Parallelism(data=4, zero=1))
     assert broken is not None
     assert broken[0] == "zero"
