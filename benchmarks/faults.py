@@ -98,9 +98,10 @@ class Storm:
                 self._moment = moment
                 self._news.notify_all()
 
-    def one(self, number: int) -> Fault | None:
-        """The next fault, when its transition comes; None when nothing of its kind lives."""
-        kind = self._kind()
+    def one(self, number: int, kind: str | None = None) -> Fault | None:
+        """The next fault, of `kind` or of a random one, when its transition comes; None when
+        nothing of its kind lives."""
+        kind = kind or self._kind()
         delay = self._random.uniform(0, LONGEST_DELAY)
         stopped = self._random.random() < STOPPED_SHARE and kind not in DAEMONS
         held = self._random.uniform(1, LONGEST_STOP)
