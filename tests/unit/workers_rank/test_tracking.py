@@ -87,6 +87,7 @@ def test_the_next_attempt_starts_with_what_the_last_one_left(tmp_path: Path) -> 
     assert variables["MLFLOW_TRACKING_URI"] == (three / FOLDER / "mlruns").as_uri()
     there = three / FOLDER / "mlruns" / "0" / "abc"
     assert (there / "meta.yaml").read_text() == f"artifact_uri: {there.as_uri()}/artifacts\n"
+    assert (there / "params").is_dir() and (there / "artifacts").is_dir()
     # A late attempt of an old epoch writes where nobody of a newer one reads.
     restore_tracking(order(tmp_path, "mlflow", 2), two)
     (two / FOLDER / "late").write_text("x")

@@ -72,13 +72,18 @@ def restore_tracking(order: RunOrder, workdir: Path) -> None:
 
 
 def _move(folder: Path) -> None:
-    """Let MLflow's files name the folder that they are in now."""
+    """Let MLflow's files name the folder that they are in now, and give its runs the folders back
+    that it wants and that a store of files does not keep when they are empty."""
     place = folder / _PLACE
     before = place.read_text(encoding="utf-8") if place.exists() else ""
     if before and before != str(folder):
         for file in folder.rglob("meta.yaml"):
             text = file.read_text(encoding="utf-8")
             file.write_text(text.replace(before, str(folder)), encoding="utf-8")
+        for tags in folder.glob("mlruns/*/*/tags"):
+            for name in ("metrics", "params", "artifacts"):
+                (tags.parent / name).mkdir(exist_ok=True)
+            (tags.parents[2] / ".trash").mkdir(exist_ok=True)
     place.write_text(str(folder), encoding="utf-8")
 
 
