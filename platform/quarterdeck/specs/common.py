@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -78,6 +79,16 @@ class Checkpoints(Spec):
     keep_last: int = Field(default=3, ge=1)
     keep_every: int | None = Field(default=None, ge=1)
     path: str | None = None
+
+    @model_validator(mode="after")
+    def _inside(self) -> Checkpoints:
+        if self.path is not None:
+            parts = PurePosixPath(self.path).parts
+            if not parts or self.path.startswith("/") or ".." in parts:
+                raise ValueError(
+                    f"path: {self.path!r} is not inside the working folder: write out or a/out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _positive(self) -> Checkpoints:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from quarterdeck.specs.log_policies import OrderedPolicy
-from quarterdeck.specs.protocol import RunOrder
+from quarterdeck.specs.protocol import CheckpointManifest, RunOrder
 from quarterdeck_workers.rank.entry import STACKS_FILE
 from quarterdeck_workers.rank.folders import keep_folder
 from quarterdeck_workers.rank.launch import Launch, send_launch
@@ -232,6 +232,9 @@ class RankProcess:
         """Copy a reported folder. A failing copy costs that checkpoint, not the run."""
         if self.launch.rank != 0:
             return
+        if (self.launch.order["spec"].get("checkpoints") or {}).get("path"):
+            self.note("checkpoint.failed", "report(checkpoint=…): checkpoints.path is kept instead")
+            return
         step, folder = int(message["step"]), Path(str(message["folder"]))
         try:
             manifest = keep_folder(RunOrder.model_validate(self.launch.order), step, folder)
@@ -239,7 +242,15 @@ class RankProcess:
             why = f"checkpoint of step {step} was not kept: {error}"
             self._say("event", event="checkpoint.failed", message=why, data={"step": step})
         else:
-            self._say("checkpoint", manifest=manifest.model_dump(mode="json"))
+            self.register(manifest)
+
+    def register(self, manifest: CheckpointManifest) -> None:
+        """Report a checkpoint that was made beside the process."""
+        self._say("checkpoint", manifest=manifest.model_dump(mode="json"))
+
+    def note(self, event: str, message: str) -> None:
+        """Report an event beside the process."""
+        self._say("event", event=event, message=message, data={})
 
     def _say(self, kind: str, **content: Any) -> None:
         self._add({"type": kind, "at": time.time(), **content})

@@ -160,6 +160,7 @@ class Supervisor:
             if await self._started():
                 await self._until_over()
                 await self._publish()
+                await self._keep_folder()
                 await self._hold()
         finally:
             self._ledger.killing = True
@@ -266,6 +267,26 @@ class Supervisor:
                 self._spool.add_output(asset)
         except GangFailed as error:
             self._fail(error)
+
+    async def _keep_folder(self) -> None:
+        """Register the last state of the folder that attempts hand on, whatever the end was."""
+        policy = self._run.spec.get("checkpoints")
+        if self._die or self._run.kind != "command" or not policy or not policy.get("path"):
+            return
+        self._ledger.killing = True
+        await self._gang.keep()  # so that nothing writes any more
+        self._ledger.message = "keeping its folder"
+        keeping = asyncio.create_task(self._gang.keep_folder())
+        while not keeping.done() and not self._die:
+            await asyncio.wait([keeping], timeout=_TICK_SECONDS)
+        if not keeping.done():
+            keeping.cancel()
+            return
+        try:
+            if (manifest := keeping.result()) is not None:
+                self._spool.add_checkpoint(manifest)
+        except GangFailed as error:
+            self._tell("checkpoint.failed", str(error))
 
     async def _hold(self) -> None:
         """After a failure keep what the ranks had for people to look at, until the time is over

@@ -15,6 +15,7 @@ from quarterdeck_workers.rank.context import RankContext, environment_for
 from quarterdeck_workers.rank.entry import STACKS_FILE
 from quarterdeck_workers.rank.folders import RESUME_DIR, RESUME_STEP
 from quarterdeck_workers.rank.inputs import input_variables
+from quarterdeck_workers.rank.kept import kept_folder
 from quarterdeck_workers.rank.launch import Launch, scrubbed
 from quarterdeck_workers.rank.parent import ENVIRONMENT
 from quarterdeck_workers.rank.process import REPORT_PATH
@@ -86,7 +87,7 @@ def launch_for(order: RunOrder, berth: Berth, private: Path) -> Launch:
     if order.kind == "command":
         environment.update(input_variables(order, workdir))
     if order.kind == "command" and order.resume is not None:
-        environment[RESUME_DIR] = str(workdir / RESUME_FOLDER)
+        environment[RESUME_DIR] = str(kept_folder(order, workdir) or workdir / RESUME_FOLDER)
         environment[RESUME_STEP] = str(order.resume.step)
     if (made := environment_folder(order, Path(os.environ[NODE_HOME]))) is not None:
         environment = with_environment(environment, made)

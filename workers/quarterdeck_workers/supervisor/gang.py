@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from quarterdeck.specs.protocol import (
     Blame,
+    CheckpointManifest,
     OutputAsset,
     RankPlacement,
     RunOrder,
@@ -232,6 +233,21 @@ class Gang:
         except RayError as error:
             raise GangFailed(f"its outputs were not kept: {error}", "node", 0) from error
         return found
+
+    async def keep_folder(self) -> CheckpointManifest | None:
+        """Copy the folder that attempts hand on; None where there is nothing new. Raises
+        GangFailed."""
+        node_id = next(iter(self.hosts))
+        try:
+            kept: CheckpointManifest | None = await _await(
+                self._actors[node_id].keep_folder.remote()
+            )
+        except RayTaskError as error:
+            message = f"its folder was not kept: {error.cause}"
+            raise GangFailed(message, start_blame(error.cause), 0) from error
+        except RayError as error:
+            raise GangFailed(f"its folder was not kept: {error}", "node", 0) from error
+        return kept
 
     async def stop(self, *, checkpoint: bool, deadline_seconds: float, reason: str) -> None:
         """Ask every rank to stop."""

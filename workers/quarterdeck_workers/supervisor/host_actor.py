@@ -19,11 +19,19 @@ from typing import Any
 
 import ray
 
-from quarterdeck.specs.protocol import Blame, OutputAsset, RunOrder, TunnelToOpen
+from quarterdeck.artifacts import ArtifactError
+from quarterdeck.specs.protocol import (
+    Blame,
+    CheckpointManifest,
+    OutputAsset,
+    RunOrder,
+    TunnelToOpen,
+)
 from quarterdeck_workers.rank.code import fetch_code
 from quarterdeck_workers.rank.errors import DataError, blame_of
 from quarterdeck_workers.rank.folders import restore_folder
 from quarterdeck_workers.rank.inputs import publish_outputs, stage_inputs
+from quarterdeck_workers.rank.kept import EVERY_SECONDS, KeptFolder, kept_folder, restore_kept
 from quarterdeck_workers.rank.launch import write_secrets
 from quarterdeck_workers.rank.masking import Masker
 from quarterdeck_workers.rank.process import RankNews, RankProcess
@@ -63,8 +71,11 @@ class Host:
         self._processes: dict[int, RankProcess] = {}
         self._tunnels: list[RankProcess] = []
         self._news = asyncio.Event()
+        self._copying = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._held: tuple[Path, int] | None = None
+        self._kept: KeptFolder | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._setup: NodeSetup | None = None
         self._tracking: Tracking | None = None
         self._setup_rank = 0
@@ -80,7 +91,13 @@ class Host:
         self._held = workdir, hold(workdir)
         if order.kind == "command":
             await asyncio.to_thread(fetch_code, order, workdir)
-        if order.kind == "command" and order.resume is not None:
+        folder = kept_folder(order, workdir)
+        if folder is not None:
+            await asyncio.to_thread(restore_kept, order, workdir)
+            if _has_rank_0(order):
+                self._kept = KeptFolder(order, folder)
+                self._keeping = asyncio.create_task(self._keep_often())
+        elif order.kind == "command" and order.resume is not None:
             await asyncio.to_thread(restore_folder, order, order.resume, workdir / RESUME_FOLDER)
         if order.kind == "command":
             await asyncio.to_thread(stage_inputs, order, workdir)
@@ -154,6 +171,25 @@ class Host:
             news.setdefault(self._setup_rank, RankNews()).setup_lines = lines
         return news
 
+    async def _keep_often(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            try:
+                manifest = await self.keep_folder()
+            except (OSError, ArtifactError) as error:
+                process = self._processes[0]
+                process.note("checkpoint.failed", f"its folder was not kept: {error}")
+                continue
+            if manifest is not None:
+                self._processes[0].register(manifest)
+
+    async def keep_folder(self) -> CheckpointManifest | None:
+        """Copy the folder that attempts hand on; None where nothing is new."""
+        if self._kept is None:
+            return None
+        async with self._copying:
+            return await asyncio.to_thread(self._kept.keep)
+
     async def publish(self, order: RunOrder) -> list[OutputAsset]:
         """Keep the folders that rank 0's program, which has succeeded, hands on."""
         cwd = Path(self._processes[0].launch.cwd)
@@ -177,6 +213,8 @@ class Host:
 
     async def kill(self) -> None:
         """End the processes and all below them, and wait until nothing is left."""
+        if self._keeping is not None:
+            self._keeping.cancel()
         if self._setup is not None:
             self._setup.cancel()
         processes = [*self._processes.values(), *self._tunnels]
