@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 
 from worker_recorder import Recorder
@@ -77,3 +78,42 @@ def test_environment_has_rendezvous_and_secrets_but_no_credentials(
     assert f"key-of-{run}" not in "\n".join(lines)
     assert not Path(variables["QUARTERDECK_SECRETS_DIR"]).exists()
     assert not Path(variables["QUARTERDECK_WORKDIR"]).exists()
+
+
+def test_the_end_is_told_with_the_last_lines(
+    recorder: Recorder, machine: object, tmp_path: Path
+) -> None:
+    """Who follows a log stops at the end: no line may come after it, here where the api was away
+    while the run ended."""
+    go = tmp_path / "go"
+    command = f"until [ -e {go} ]; do sleep 0.1; done; seq 4900 | sed s/^/$RANK./; exit $RANK"
+    run = recorder.submit("talks", "command", {"command": command}, ranks=2)
+    recorder.wait(lambda: recorder.phase(run) == "running")
+    recorder.away = True
+    go.touch()
+    time.sleep(6)
+    recorder.away = False
+    final = recorder.ended(run)
+    assert final.reported_phase == "failed" and final.failure is not None
+    for rank in (0, 1):
+        assert recorder.lines(run, rank) == [f"{rank}.{each}" for each in range(1, 4901)]
+    told = [bool(beat.failure) for beat in recorder.beats[run]]
+    assert told == [False] * (len(told) - 1) + [True]
+    assert sum(bool(beat.logs) for beat in recorder.beats[run]) >= 3
+
+
+def test_a_flood_neither_slows_the_program_nor_hides_its_end(
+    recorder: Recorder, machine: object
+) -> None:
+    run = recorder.submit(
+        "floods", "command",
+        {"command": "if [ $RANK = 0 ]; then seq 1000000; else seq 100; fi"}, ranks=2,
+    )  # fmt: skip
+    assert recorder.ended(run).reported_phase == "succeeded"
+    assert recorder.lines(run, 1) == [str(each) for each in range(1, 101)]
+    flood = recorder.lines(run, 0)
+    assert flood[:2] == ["1", "2"] and flood[-1] == "1000000"
+    assert len(flood) < 50_000
+    markers = [line for line in flood if line.endswith(" lines dropped …")]
+    dropped = sum(int(line.split()[1].replace(",", "")) for line in markers)
+    assert dropped + len(flood) - len(markers) == 1_000_000

@@ -124,3 +124,34 @@ def test_whatever_gets_lost_everything_arrives_once_and_in_order(
         chunks = [chunk for beat in stored for chunk in beat.logs if chunk.rank == rank]
         assert [line for chunk in chunks for _, line in chunk.lines] == said
         assert [chunk.seq for chunk in chunks] == list(range(1, len(chunks) + 1))
+
+
+def test_a_flood_of_anything_makes_beats_of_bounded_size() -> None:
+    spool = Spool()
+    for rank in range(8):
+        spool.add_lines(rank, [(0.0, "\x1b" * 16_384)] * 200)
+        spool.add_lines(rank, [(0.0, "漢" * 10)] * 2_000)
+    sizes = []
+    while not spool.empty:
+        beat = spool.next(STATUS, NOW)
+        sizes.append(len(beat.model_dump_json()))
+        assert {chunk.rank for chunk in beat.logs} or spool.empty
+        spool.acknowledge(beat.seq)
+    assert len(sizes) > 10
+    assert max(sizes) < 4 * 2**20  # six bytes of JSON for each of 512 Ki characters, and the rest
+
+
+def test_what_waits_is_bounded_and_every_rank_keeps_its_newest() -> None:
+    spool = Spool(SpoolLimits(lines=1_000))
+    for second in range(100):
+        spool.add_lines(0, [(float(second), f"flood {second}.{each}") for each in range(500)])
+        spool.add_lines(1, [(float(second), f"calm {second}")])
+    lines: dict[int, list[str]] = {0: [], 1: []}
+    while not spool.empty:
+        beat = spool.next(STATUS, NOW)
+        for chunk in beat.logs:
+            lines[chunk.rank] += [line for _, line in chunk.lines]
+        spool.acknowledge(beat.seq)
+    assert lines[1] == [f"calm {second}" for second in range(100)]
+    assert lines[0][-1] == "flood 99.499"
+    assert lines[0][0] == f"… {50_000 - 900:,} lines dropped …"
