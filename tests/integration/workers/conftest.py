@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,14 +32,17 @@ sys.exit(main(AgentSettings(
 class Machine:
     """One machine's agent in its own process, with a home of its own."""
 
-    def __init__(self, home: Path, url: str, slots: int, address: str, join: bool = False) -> None:
+    def __init__(
+        self, home: Path, url: str, slots: int, address: str, join: bool = False,
+        within: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.home = home
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = home / "key"
         key.write_text("qd_test")
         key.chmod(0o600)
         self._command = [
-            sys.executable, "-c", START, str(home), url, str(slots), address,
+            *within, sys.executable, "-c", START, str(home), url, str(slots), address,
             "join" if join else "lead",
         ]  # fmt: skip
         self.start()

@@ -33,7 +33,7 @@ API = "/api/v1"
 class Recorder:
     """The api as agents and supervisors see it. `away` makes every answer a 503."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.away = False
         self.generation = 0
         self.lose_answers: set[str] = set()
@@ -55,11 +55,11 @@ class Recorder:
             Route(f"{API}/runs/{{run}}/beat", self._beat, methods=["POST"]),
         ]
         config = uvicorn.Config(
-            Starlette(routes=routes), host="127.0.0.1", port=0, log_level="error", lifespan="off"
+            Starlette(routes=routes), host=host, port=0, log_level="error", lifespan="off"
         )
         self._server = uvicorn.Server(config)
         self._socket = config.bind_socket()
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
         )

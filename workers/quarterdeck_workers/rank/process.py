@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from quarterdeck.specs.log_policies import OrderedPolicy
-from quarterdeck.specs.protocol import CheckpointManifest, RunOrder
+from quarterdeck.specs.protocol import Blame, CheckpointManifest, RunOrder
 from quarterdeck_workers.rank.entry import STACKS_FILE
 from quarterdeck_workers.rank.folders import keep_folder
 from quarterdeck_workers.rank.launch import Launch, send_launch
@@ -364,6 +364,10 @@ class RankProcess:
         if self.launch.command is not None and self.pid is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGTERM)
+
+    def fail(self, message: str, blame: Blame) -> None:
+        """Say why the process will be ended, as if it had said so itself."""
+        self._say("failure", message=message, blame=blame, traceback="")
 
     def kill(self) -> None:
         """End the process and all below it; `gone` follows."""

@@ -31,7 +31,12 @@ from quarterdeck.specs.protocol import (
 from quarterdeck_workers.rank.process import RankNews
 from quarterdeck_workers.supervisor.berths import Berth
 from quarterdeck_workers.supervisor.clocks import HostClock
-from quarterdeck_workers.supervisor.host_actor import HostActor, NotStarted, start_blame
+from quarterdeck_workers.supervisor.host_actor import (
+    LEASE_SECONDS,
+    HostActor,
+    NotStarted,
+    start_blame,
+)
 
 SLOTS = "slots"
 """Ray's custom resource: declared slots, or accelerators, of a machine."""
@@ -42,6 +47,8 @@ POLL_SECONDS = 0.5
 UNAVAILABLE_SECONDS = 120.0
 """An actor that does not answer for so long while Ray cannot tell whether it lives."""
 KILL_SECONDS = 10.0
+LEASE_MARGIN = 6.0
+"""Until a host that was asked last a lease ago has ended its ranks."""
 CLOCK_SECONDS = 30.0
 """Between two looks at a host's clock."""
 CLOCK_ANSWER_SECONDS = 5.0
@@ -180,6 +187,7 @@ class Gang:
                 measure_at = time.monotonic() + CLOCK_SECONDS
             last = self._given_up
             try:
+                asked = time.monotonic()
                 answer: dict[int, RankNews] = await _await(
                     self._actors[node_id].poll.remote(POLL_SECONDS)
                 )
@@ -193,7 +201,7 @@ class Gang:
             except OutOfMemoryError as error:
                 return Lost("memory", f"Ray ended rank {ranks[0]} for memory: {error}")
             except ActorDiedError as error:
-                return await self._lost(node_id, error)
+                return await self._lost(node_id, error, asked)
             silent = 0.0
             for rank, news in answer.items():
                 hear(rank, clock.corrected(news))
@@ -215,9 +223,12 @@ class Gang:
         """The processes will not start: let `follow` end when it has heard what there is."""
         self._given_up = True
 
-    async def _lost(self, node_id: str, error: ActorDiedError) -> Lost:
+    async def _lost(self, node_id: str, error: ActorDiedError, asked: float) -> Lost:
+        """Why the host is gone; `asked` is the moment (monotonic) of the last poll."""
         rank = self.hosts[node_id][0].rank
         if not await asyncio.to_thread(_alive, node_id):
+            # Ray calls a machine dead that it cannot reach; ranks there end with their lease.
+            await asyncio.sleep(max(0.0, asked + LEASE_SECONDS + LEASE_MARGIN - time.monotonic()))
             return Lost("node", f"rank {rank} died with its node {node_id}")
         return Lost("unknown", f"the actor of rank {rank} died: {str(error).splitlines()[0]}")
 

@@ -51,6 +51,10 @@ from quarterdeck_workers.supervisor.berths import (
 )
 from quarterdeck_workers.supervisor.presence import announce
 
+LEASE_SECONDS = 30.0
+"""A host whose supervisor asked for nothing so long ends its ranks: it may be cut off, and its job
+may be started again elsewhere."""
+_LEASE_CHECK_SECONDS = 2.0
 _STARTS_AT_ONCE = 16
 _GONE_SECONDS = 30.0
 
@@ -79,6 +83,8 @@ class Host:
         self._setup: NodeSetup | None = None
         self._tracking: Tracking | None = None
         self._setup_rank = 0
+        self._heard = self._loop.time()
+        self._lease: asyncio.Task[None] | None = None
 
     async def prepare(self, order: RunOrder) -> dict[str, Any]:
         """Where this host is: its node's address, a free port there, its devices.
@@ -128,6 +134,8 @@ class Host:
 
     async def start(self, order: RunOrder, berths: list[Berth]) -> list[NotStarted]:
         """Start the processes, all at once; answers those that failed."""
+        self._heard = self._loop.time()
+        self._lease = self._lease or self._loop.create_task(self._keep_lease())
         with ThreadPoolExecutor(_STARTS_AT_ONCE, "start") as threads:
             starts = [
                 self._loop.run_in_executor(threads, self._start, order, berth) for berth in berths
@@ -160,10 +168,15 @@ class Host:
         return time.time()
 
     async def poll(self, wait: float) -> dict[int, RankNews]:
-        """What is new by rank; at once when something urgent came, else after `wait` seconds."""
+        """What is new by rank; at once when something urgent came, else after `wait` seconds.
+
+        Being asked is what keeps the ranks alive.
+        """
+        self._heard = self._loop.time()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), wait)
         self._news.clear()
+        self._heard = self._loop.time()
         news = {rank: process.take() for rank, process in self._processes.items()}
         if self._tracking is not None:
             self._tracking.hear(message for one in news.values() for message in one.messages)
@@ -189,6 +202,18 @@ class Host:
             return None
         async with self._copying:
             return await asyncio.to_thread(self._kept.keep)
+
+    async def _keep_lease(self) -> None:
+        """End the ranks once the supervisor has been silent for LEASE_SECONDS."""
+        silent = 0
+        while silent < 2:  # seen twice: after a stop of this very process polls come first
+            await asyncio.sleep(_LEASE_CHECK_SECONDS)
+            silent = silent + 1 if self._loop.time() - self._heard > LEASE_SECONDS else 0
+        why = f"the supervisor was silent for {LEASE_SECONDS:g} s: this host may be cut off"
+        for process in self._processes.values():
+            if not process.gone.is_set():
+                process.fail(why, "network")
+                process.kill()
 
     async def publish(self, order: RunOrder) -> list[OutputAsset]:
         """Keep the folders that rank 0's program, which has succeeded, hands on."""
