@@ -163,6 +163,9 @@ def checkpoints(name: JobName, project: Project = None, output: Output = "table"
 def submit(
     command: Annotated[list[str], typer.Argument(metavar="-- CMD", help="The program to run.")],
     ranks: Annotated[int, typer.Option(help="How many ranks.", min=1)] = 1,
+    launch: Annotated[
+        str | None, typer.Option(help="per_rank (default), or per_node for torchrun and its like.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The job's name; default: from CMD.")] = None,
     queue: Annotated[str, typer.Option(help="The queue.")] = "default",
     priority: Annotated[str, typer.Option(help="low, normal, high or a number.")] = "normal",
@@ -205,6 +208,7 @@ def submit(
     variables = dict(_variable(text) for text in env or [])
     optional: dict[str, Any] = {
         "env": variables,
+        "launch": launch,
         "secrets": secret,
         "max_duration": max_duration,
         "max_restarts": max_restarts,

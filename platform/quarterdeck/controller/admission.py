@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from quarterdeck.controller.requests import job_request, replica_requests, snapshot_of
 from quarterdeck.controller.turns import PAUSE_S, Turns
 from quarterdeck.lifecycle.job import JobEvent
+from quarterdeck.scheduling.placement import by_node
 from quarterdeck.scheduling.plan import plan
 from quarterdeck.scheduling.snapshot import Assignment, Pending, Request
 from quarterdeck.store.admission import (
@@ -232,9 +233,11 @@ class Admission:
         if layout:
             spec["parallelism"] = layout
             spec["ranks"] = len(assignment.placements)
+        places = assignment.placements
+        if spec.get("launch") == "per_node":
+            places = by_node(places)
         new = NewRun(
-            assignment.cluster, assignment.placements, spec, resolution.inputs,
-            full_ranks=full_ranks,
+            assignment.cluster, places, spec, resolution.inputs, full_ranks=full_ranks
         )  # fmt: skip
         run = start_job(session, job, new, lease_id=lease_id)
         note_resize(session, run, assignment.why)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from quarterdeck.lifecycle.faults import exclusions
-from quarterdeck.scheduling.snapshot import Hold, NodeView, Pending, Request, Snapshot
+from quarterdeck.scheduling.snapshot import Hold, NodeView, Part, Pending, Request, Snapshot
 from quarterdeck.store.admission import World
 from quarterdeck.store.node_faults import as_fault
 from quarterdeck.store.references import secrets_missing
@@ -48,6 +48,7 @@ def job_request(job: JobRow, seen: World) -> Request | Pending:
         excluded=excluded,
         shunned=shunned,
         smaller=_smaller(job),
+        parts=_parts(job.spec),
         **layout,
     )
 
@@ -161,20 +162,44 @@ def _layout(job: JobRow) -> Mapping[str, int] | None:
     return None
 
 
+def _parts(spec: Mapping[str, Any]) -> tuple[Part, ...]:
+    """The roles of a gang, each with what its ranks hold."""
+    common = spec.get("resources") or {}
+    return tuple(
+        Part(
+            role=name,
+            ranks=int(role["ranks"]),
+            cpus=own.get("cpus") or common.get("cpus"),
+            memory=own.get("memory") or common.get("memory"),
+        )
+        for name, role in (spec.get("roles") or {}).items()
+        for own in (role.get("resources") or {},)
+    )
+
+
 def _hold(run: RunRow) -> Hold:
     resources = run.spec.get("resources") or {}
     slots: dict[str, int] = {}
     for placement in run.placements:
         node = placement["node_id"]
         slots[node] = slots.get(node, 0) + int(placement.get("slots", 1))
-    cpus, memory = resources.get("cpus") or 0.0, resources.get("memory") or 0
+    asks = {part.role: part for part in _parts(run.spec)}
+    cpus: dict[str, float] = {}
+    memory: dict[str, int] = {}
+    for placement in run.placements:
+        node, count = placement["node_id"], int(placement.get("slots", 1))
+        ask = asks.get(placement.get("role", ""))
+        each = ask.cpus if ask else resources.get("cpus")
+        cpus[node] = cpus.get(node, 0.0) + (each or 0.0) * count
+        held = ask.memory if ask else resources.get("memory")
+        memory[node] = memory.get(node, 0) + (held or 0) * count
     label = f"{run.owner_type}/{run.owner_name}"
     return Hold(
         label=f"run {run.epoch} of {label}" if run.quarantined else label,
         cluster=run.cluster,
         slots=slots,
-        cpus={node: cpus * count for node, count in slots.items()},
-        memory={node: memory * count for node, count in slots.items()},
+        cpus=cpus,
+        memory=memory,
         ends_at=_ends_at(run),
         quarantined=run.quarantined,
     )

@@ -76,26 +76,46 @@ class Pool:
 
     def place(self, request: Request) -> tuple[RankPlacement, ...] | None:
         """All ranks of the gang, or None when not all of them fit. Takes nothing."""
+        if request.parts:
+            return self._place_parts(request)
         stage = request.data * request.tensor
         by_stage = self._pack(request, request.pipeline, stage)
         chosen = by_stage or self._pack(request, request.pipeline * request.data, request.tensor)
         return None if chosen is None else _ranks(chosen)
 
+    def _place_parts(self, request: Request) -> tuple[RankPlacement, ...] | None:
+        """The roles one after the other, the most demanding first, numbered as they are written."""
+        trial = self.copy()
+        placed: dict[str, tuple[RankPlacement, ...]] = {}
+        by_need = sorted(request.parts, key=lambda part: (-(part.memory or 0), -(part.cpus or 0.0)))
+        for part in by_need:
+            found = trial.place(request.of(part))
+            if found is None:
+                return None
+            trial.take(request.of(part), found)
+            placed[part.role] = found
+        ranks: list[RankPlacement] = []
+        for part in request.parts:
+            for place in placed[part.role]:
+                local = sum(other.node_id == place.node_id for other in ranks)
+                update = {"rank": len(ranks), "role": part.role, "local_rank": local}
+                ranks.append(place.model_copy(update=update))
+        return tuple(ranks)
+
     def take(self, request: Request, placements: Sequence[RankPlacement]) -> Hold:
         """Reserve `placements`; the hold that stands for them."""
+        asks = {part.role: request.of(part) for part in request.parts}
         slots: dict[str, int] = {}
+        cpus: dict[str, float] = {}
+        memory: dict[str, int] = {}
         for placement in placements:
-            slots[placement.node_id] = slots.get(placement.node_id, 0) + 1
-        for node_id, ranks in slots.items():
-            self.rooms[node_id].take(request, ranks)
+            node_id, ask = placement.node_id, asks.get(placement.role, request)
+            slots[node_id] = slots.get(node_id, 0) + 1
+            cpus[node_id] = cpus.get(node_id, 0.0) + (ask.cpus or 0.0)
+            memory[node_id] = memory.get(node_id, 0) + (ask.memory or 0)
+            self.rooms[node_id].take(ask, 1)
         cluster = next(iter(self.rooms.values())).node.cluster
-        return Hold(
-            request.label,
-            cluster,
-            slots,
-            {node_id: (request.cpus or 0.0) * ranks for node_id, ranks in slots.items()},
-            {node_id: (request.memory or 0) * ranks for node_id, ranks in slots.items()},
-        )
+        return Hold(request.label, cluster, slots, cpus, memory)
 
     def _pack(self, request: Request, units: int, size: int) -> list[tuple[str, int]] | None:
         """Spread `units` of `size` ranks over few machines, in rank order: [(node, ranks)].
@@ -134,3 +154,19 @@ def _ranks(chosen: Sequence[tuple[str, int]]) -> tuple[RankPlacement, ...]:
                 RankPlacement(rank=len(placements), node_id=node_id, local_rank=local_rank)
             )
     return tuple(placements)
+
+
+def by_node(placements: Sequence[RankPlacement]) -> tuple[RankPlacement, ...]:
+    """One place for all slots of a role on a machine: what `launch: per_node` starts."""
+    slots: dict[tuple[str, str], int] = {}
+    for place in placements:
+        slots[place.role, place.node_id] = slots.get((place.role, place.node_id), 0) + place.slots
+    merged: list[RankPlacement] = []
+    for (role, node_id), count in slots.items():
+        local = sum(other.node_id == node_id for other in merged)
+        merged.append(
+            RankPlacement(
+                rank=len(merged), role=role, node_id=node_id, slots=count, local_rank=local
+            )
+        )
+    return tuple(merged)

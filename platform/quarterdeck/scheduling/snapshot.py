@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from quarterdeck.specs.protocol import RankPlacement
@@ -48,11 +48,22 @@ class Hold:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The ranks of one role of a gang, with what each of them holds beside its slot."""
+
+    role: str
+    ranks: int
+    cpus: float | None = None
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
 class Request:
     """A gang that wants to start: `pipeline` × `data` tensor groups of `tensor` ranks.
 
     One slot for each rank; `cpus` and `memory` (bytes) are per rank where the job asks for them.
-    `avoid` names nodes that hold an earlier, unproven attempt of the same owner.
+    `parts` are the roles of a gang that has some, in the order of their ranks. `avoid` names nodes
+    that hold an earlier, unproven attempt of the same owner.
     """
 
     id: str
@@ -74,10 +85,17 @@ class Request:
     """The same, but only as long as it would fit without them."""
     smaller: tuple[tuple[int, int, int], ...] = ()
     """Degrees (data, tensor, pipeline) to make do with, the ones to prefer first."""
+    parts: tuple[Part, ...] = ()
 
     @property
     def ranks(self) -> int:
         return self.pipeline * self.data * self.tensor
+
+    def of(self, part: Part) -> Request:
+        """The request of one role alone."""
+        return replace(
+            self, data=part.ranks, cpus=part.cpus, memory=part.memory, parts=(), smaller=()
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from quarterdeck.specs.common import Checkpoints, Datasets, JobSpec, Resource, R
 from quarterdeck.specs.graph import Inputs, Outputs
 from quarterdeck.specs.presets import load_preset
 from quarterdeck.specs.references import ReferenceText
+from quarterdeck.specs.roles import LaunchFields
 from quarterdeck.specs.training import Elastic, Parallelism, Precision, Sync, Training
 from quarterdeck.specs.units import Count, Seconds, Share
 from quarterdeck.specs.workdir import Upload
@@ -145,12 +146,10 @@ class EvaluateSpec(JobSpec):
         return 1
 
 
-class CommandSpec(JobSpec):
+class CommandSpec(LaunchFields, JobSpec):
     """A user's own program on a gang of ranks with torchrun-compatible variables."""
 
     kind: Literal["command"]
-    command: str = Field(min_length=1)
-    ranks: int = Field(default=1, ge=1, le=100_000)
     workdir: str | Upload | None = None
     """A relative path is a folder to upload, an absolute one or a URI one of the machines."""
     setup: str | None = Field(default=None, min_length=1, max_length=100_000)

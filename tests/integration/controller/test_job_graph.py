@@ -108,3 +108,34 @@ def test_a_promised_output_that_never_came_fails_who_waits_for_it(platform: Any,
         "DependencyFailed",
     )
     assert "made no model or dataset or tokenizer" in platform.job(reader).message
+
+
+def test_roles_start_together_and_hold_what_each_asks_for(platform: Any, make: Any) -> None:
+    document = {
+        "kind": "command",
+        "name": "rl",
+        "roles": {
+            "trainer": {"ranks": 3, "command": "a"},
+            "reward": {"ranks": 1, "command": "b", "resources": {"cpus": 3}},
+        },
+    }
+    _, run = platform.started(document)
+    places = [(place["rank"], place["role"]) for place in run.placements]
+    assert places == [(0, "trainer"), (1, "trainer"), (2, "trainer"), (3, "reward")]
+    beside = platform.submit(make["command"]("beside", ranks=4, resources={"cpus": 1}))
+    platform.controller.tick()
+    assert platform.job(beside).phase == "starting"
+    again = platform.submit({**document, "name": "again"})
+    platform.controller.tick()
+    assert platform.job(again).reason == "InsufficientSlots"
+
+
+def test_per_node_is_one_place_for_all_slots_of_a_machine(platform: Any, make: Any) -> None:
+    _, run = platform.started(make["command"]("ddp", ranks=8, launch="per_node"))
+    assert [(place["node_id"], place["slots"]) for place in run.placements] == [
+        ("n1", 4),
+        ("n2", 4),
+    ]
+    other = platform.submit(make["command"]("other"))
+    platform.controller.tick()
+    assert platform.job(other).phase == "queued", "all slots are held"

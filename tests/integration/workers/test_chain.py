@@ -45,3 +45,60 @@ def test_a_promised_folder_that_is_missing_fails_the_run(
     assert final.failure is not None
     assert (final.failure.blame, final.failure.rank) == ("user_code", 0)
     assert "ended without making the folder out" in final.failure.message
+
+
+def test_roles_are_one_gang_and_find_each_other(recorder: Recorder, machine: object) -> None:
+    ask = (
+        "exec 3<>/dev/tcp/$QUARTERDECK_ROLE_REWARD_MASTER_ADDR/$PORT && cat <&3 &&"
+        " echo $QUARTERDECK_ROLE $RANK of $WORLD_SIZE"
+    )
+    serve = (
+        "import os, socket\n"
+        "address = os.environ['MASTER_ADDR'], int(os.environ['PORT'])\n"
+        "server = socket.create_server(address)\n"
+        "for _ in range(2): connection = server.accept()[0];"
+        " connection.sendall(b'good\\n'); connection.close()\n"
+    )
+    spec = {
+        "roles": {
+            "trainer": {"ranks": 2, "command": f"for i in {{1..200}}; do ({ask}) && exit; "
+                        "sleep 0.1; done 2>/dev/null; exit 1"},
+            "reward": {"ranks": 1, "command": f'python -c "{serve}"', "env": {"A": "1"}},
+        },
+        "env": {"PORT": "32017"},
+    }  # fmt: skip
+    run = recorder.submit(
+        "roles", "command", spec, ranks=3, roles=["trainer", "trainer", "reward"]
+    )  # fmt: skip
+    final = recorder.ended(run)
+    assert final.reported_phase == "succeeded", final.failure
+    for rank in (0, 1):
+        assert recorder.lines(run, rank) == ["good", f"trainer {rank} of 2"]
+
+
+def test_the_first_failing_rank_of_any_role_ends_the_gang(
+    recorder: Recorder, machine: object
+) -> None:
+    spec = {
+        "roles": {
+            "trainer": {"ranks": 1, "command": "sleep 300"},
+            "reward": {"ranks": 1, "command": "echo doomed; exit 7"},
+        }
+    }
+    run = recorder.submit("role-fails", "command", spec, ranks=2, roles=["trainer", "reward"])
+    final = recorder.ended(run)
+    assert final.failure is not None
+    assert (final.reported_phase, final.failure.rank, final.failure.exit_code) == ("failed", 1, 7)
+
+
+def test_a_launcher_starts_the_ranks_of_its_machine(recorder: Recorder, machine: object) -> None:
+    """The variables alone lead torchrun, without any option."""
+    script = (
+        "import os; names = 'RANK', 'WORLD_SIZE', 'LOCAL_RANK'; "
+        "os.write(1, (' '.join(os.environ[name] for name in names) + chr(10)).encode())"
+    )
+    spec = {"command": f'echo "{script}" > say.py && torchrun say.py', "launch": "per_node"}
+    run = recorder.submit("per-node", "command", spec, slots=2)
+    final = recorder.ended(run, 120)
+    assert final.reported_phase == "succeeded", (final.failure, recorder.lines(run))
+    assert sorted(line for line in recorder.lines(run) if line[:1].isdigit()) == ["0 2 0", "1 2 1"]

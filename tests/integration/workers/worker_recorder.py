@@ -85,12 +85,20 @@ class Recorder:
         *,
         ranks: int = 1,
         nodes: list[str] | None = None,
+        roles: list[str] | None = None,
+        slots: int = 1,
         **order: Any,
     ) -> str:
-        """Place a run: rank i on nodes[i], without `nodes` all on the first."""
+        """Place a run: rank i on nodes[i], without `nodes` all on the first, in role roles[i]."""
         chosen = nodes or [self.nodes[0].node_id] * ranks
         placements = [
-            RankPlacement(rank=rank, node_id=node, local_rank=chosen[:rank].count(node))
+            RankPlacement(
+                rank=rank,
+                node_id=node,
+                local_rank=chosen[:rank].count(node),
+                slots=slots,
+                role=roles[rank] if roles else "trainer",
+            )
             for rank, node in enumerate(chosen)
         ]
         order.setdefault("artifacts_uri", "memory://")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from quarterdeck_workers.rank.reporting import REPORT_SOCKET, STACKS
 from quarterdeck_workers.rank.setup import environment_folder, with_environment
 from quarterdeck_workers.rank.tracking import tracking_variables
 from quarterdeck_workers.rank.tunnel import SETTINGS as TUNNEL_SETTINGS
+from quarterdeck_workers.supervisor.worlds import Berth
 
 NODE_HOME = "QUARTERDECK_NODE_HOME"
 """Variable of Ray's processes on a node: the folder of this node's part of the platform."""
@@ -31,21 +32,6 @@ NODE_TEMP = "QUARTERDECK_NODE_TEMP"
 PARENT_SOCKET = "parent.sock"
 RESUME_FOLDER = "resume"
 _MEMORY_FOLDER = Path("/dev/shm")
-
-
-@dataclass(frozen=True)
-class Berth:
-    """One rank's place in its gang."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-    local_world_size: int
-    node_rank: int
-    master_address: str
-    master_port: int
-    devices: tuple[str, ...] = ()
-    """Device numbers of all of the run's ranks on this node, by local rank."""
 
 
 def private_folder() -> Path:
@@ -66,9 +52,9 @@ def launch_for(order: RunOrder, berth: Berth, private: Path) -> Launch:
     workdir = workdir_of(order)
     visible = order.model_copy(update={"run_key": "", "api_url": "", "secrets": {}})
     context = RankContext(
-        order=visible, rank=berth.rank, world_size=berth.world_size, local_rank=berth.local_rank,
-        node_rank=berth.node_rank, master_address=berth.master_address,
-        master_port=berth.master_port, workdir=workdir,
+        order=visible, rank=berth.world_rank, world_size=berth.world_size,
+        local_rank=berth.local_rank, node_rank=berth.node_rank,
+        master_address=berth.master_address, master_port=berth.master_port, workdir=workdir,
     )  # fmt: skip
     own = {"OMP_NUM_THREADS": "1"} if order.kind == "command" else ENVIRONMENT
     environment = {**scrubbed(os.environ), **own}
@@ -77,6 +63,7 @@ def launch_for(order: RunOrder, berth: Berth, private: Path) -> Launch:
     environment.update({str(name): str(value) for name, value in _env(order).items()})
     environment.update({name: order.secrets[name] for name in order.env_secrets})
     environment = environment_for(context, berth.local_world_size, environment)
+    environment.update(berth.variables or {})
     environment.update(
         QUARTERDECK_SECRETS_DIR=str(private / "secrets"),
         QUARTERDECK_WORKDIR=str(workdir),
@@ -91,14 +78,13 @@ def launch_for(order: RunOrder, berth: Berth, private: Path) -> Launch:
         environment[RESUME_STEP] = str(order.resume.step)
     if (made := environment_folder(order, Path(os.environ[NODE_HOME]))) is not None:
         environment = with_environment(environment, made)
-    command = str(order.spec["command"]) if order.kind == "command" else None
     return Launch(
         order=visible.model_dump(mode="json"), rank=berth.rank, world_size=berth.world_size,
         local_rank=berth.local_rank, local_world_size=berth.local_world_size,
         node_rank=berth.node_rank, master_address=berth.master_address,
         master_port=berth.master_port, workdir=str(workdir),
         cwd=str(start_folder(order, workdir)), private=str(private),
-        environment=environment, command=command,
+        environment=environment, command=berth.command,
     )  # fmt: skip
 
 

@@ -29,7 +29,6 @@ from quarterdeck.specs.protocol import (
     TunnelToOpen,
 )
 from quarterdeck_workers.rank.process import RankNews
-from quarterdeck_workers.supervisor.berths import Berth
 from quarterdeck_workers.supervisor.clocks import HostClock
 from quarterdeck_workers.supervisor.host_actor import (
     LEASE_SECONDS,
@@ -37,6 +36,7 @@ from quarterdeck_workers.supervisor.host_actor import (
     NotStarted,
     start_blame,
 )
+from quarterdeck_workers.supervisor.worlds import HostFacts, berths_of, roles_on
 
 SLOTS = "slots"
 """Ray's custom resource: declared slots, or accelerators, of a machine."""
@@ -122,30 +122,20 @@ class Gang:
     async def start(self) -> None:
         """Agree on the rendezvous and start all processes at once. Raises GangFailed."""
         order = self.order.model_copy(update={"run_key": "", "api_url": ""})
-        facts = await self._all(lambda node_id: self._actors[node_id].prepare.remote(order))
-        first = next(iter(self.hosts))
-
-        def berths(node_id: str) -> list[Berth]:
-            places = self.hosts[node_id]
-            return [
-                Berth(
-                    rank=place.rank, world_size=len(self.order.placements),
-                    local_rank=place.local_rank, local_world_size=len(places),
-                    node_rank=list(self.hosts).index(node_id),
-                    master_address=facts[first]["address"], master_port=facts[first]["port"],
-                    devices=tuple(facts[node_id]["devices"]),
-                )
-                for place in places
-            ]  # fmt: skip
-
+        facts: dict[str, HostFacts] = await self._all(
+            lambda node_id: self._actors[node_id].prepare.remote(
+                order, roles_on(self.hosts, node_id)
+            )
+        )
+        berths = berths_of(order, self.hosts, facts)
         if self.order.spec.get("setup"):
             # It ends by itself, or with the run: for what it does there is no usual time.
             await self._all(
-                lambda node_id: self._actors[node_id].set_up.remote(order, berths(node_id)[0]),
+                lambda node_id: self._actors[node_id].set_up.remote(order, berths[node_id][0]),
                 limit=None,
             )
         started: dict[str, list[NotStarted]] = await self._all(
-            lambda node_id: self._actors[node_id].start.remote(order, berths(node_id))
+            lambda node_id: self._actors[node_id].start.remote(order, berths[node_id])
         )
         for failed in (each for host in started.values() for each in host):
             raise GangFailed(

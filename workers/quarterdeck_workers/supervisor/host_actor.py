@@ -12,10 +12,9 @@ import shutil
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 
@@ -43,13 +42,13 @@ from quarterdeck_workers.supervisor.berths import (
     NODE_TEMP,
     PARENT_SOCKET,
     RESUME_FOLDER,
-    Berth,
     launch_for,
     private_folder,
     tunnel_launch,
     workdir_of,
 )
 from quarterdeck_workers.supervisor.presence import announce
+from quarterdeck_workers.supervisor.worlds import Berth, HostFacts
 
 LEASE_SECONDS = 30.0
 """A host whose supervisor asked for nothing so long ends its ranks: it may be cut off, and its job
@@ -86,8 +85,8 @@ class Host:
         self._heard = self._loop.time()
         self._lease: asyncio.Task[None] | None = None
 
-    async def prepare(self, order: RunOrder) -> dict[str, Any]:
-        """Where this host is: its node's address, a free port there, its devices.
+    async def prepare(self, order: RunOrder, roles: list[str]) -> HostFacts:
+        """Where this host is: its node's address, a free port for each of `roles`, its devices.
 
         Holds the run's folder, so that it lasts until the ranks have ended, and fetches what a
         user's program left at its last checkpoint, and what it reads.
@@ -111,11 +110,9 @@ class Host:
             await asyncio.to_thread(restore_tracking, order, workdir)
             self._tracking = Tracking(order, workdir)
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-        with socket.socket() as probe:
-            probe.bind((address, 0))
-            port = probe.getsockname()[1]
+        ports = _free_ports(address, roles)
         accelerators = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-        return {"address": address, "port": port, "devices": list(accelerators)}
+        return HostFacts(address, ports, [str(each) for each in accelerators])
 
     async def set_up(self, order: RunOrder, berth: Berth) -> None:
         """Have what `setup` makes on this node, for all ranks here. Raises SetupFailed."""
@@ -298,6 +295,17 @@ def _has_rank_0(order: RunOrder) -> bool:
     """Whether this node is rank 0's."""
     here = ray.get_runtime_context().get_node_id()
     return any(place.rank == 0 and place.node_id == here for place in order.placements)
+
+
+def _free_ports(address: str, names: list[str]) -> dict[str, int]:
+    """A free port for each name; held together, so that no two are the same."""
+    ports = {}
+    with ExitStack() as probes:
+        for name in names:
+            probe = probes.enter_context(socket.socket())
+            probe.bind((address, 0))
+            ports[name] = int(probe.getsockname()[1])
+    return ports
 
 
 def start_blame(error: BaseException) -> Blame:
