@@ -31,6 +31,20 @@ def test_the_command_example_runs_on_two_ranks(platform: Platform) -> None:
     assert "rank 1 of 2" in logs
 
 
+def test_the_script_example_fails_once_and_goes_on(platform: Platform) -> None:
+    applied = platform.quarterdeck("apply", "-f", str(EXAMPLES / "script.yaml"))
+    assert applied.returncode == 0, applied.stderr
+    assert "workdir script: 2 files" in applied.stderr
+    waited = platform.quarterdeck("wait", "job/script", "--timeout", "120s")
+    assert waited.returncode == 0, waited.stdout + waited.stderr
+    logs = platform.quarterdeck("logs", "job/script", "--rank", "0").stdout
+    assert "rank 0 starts at 0" in logs and "rank 0 fails once" in logs
+    assert "rank 0 starts at 5" in logs and "rank 0 counted to 10" in logs
+    with platform.client() as client:
+        assert [kept.step for kept in client.jobs.checkpoints("script")] == [2, 1]
+        assert client.jobs.get("script").restarts_used == 1
+
+
 def test_a_failing_program_is_told_apart(platform: Platform) -> None:
     document = {
         "kind": "command", "name": "fails", "command": "echo doomed; exit 7", "max_restarts": 0,
