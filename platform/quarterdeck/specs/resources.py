@@ -97,6 +97,8 @@ class Run(Message):
     placements: list[RankPlacement] = []
     reads: list[str] = []
     """Versions that it was given, as `dataset/NAME@1`; what was named by a URI as that."""
+    full_ranks: int | None = None
+    """The job's ranks, where an elastic run has fewer."""
     ranks: list[RankState] = []
     step: int | None = None
     resumed_from_step: int | None = None
