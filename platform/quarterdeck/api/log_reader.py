@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from quarterdeck.api.problems import ProblemError
@@ -159,6 +159,9 @@ class LogReader:
             raise ProblemError(
                 "artifacts_unavailable", f"{step.path} cannot be read: {type(error).__name__}"
             ) from error
+        if step.last[0] == 0:
+            # A restored database may have forgotten its transactions, which the file still tells.
+            records = [replace(record, key=(0, record.key[1])) for record in records]
         with self._lock:
             self._cache[key] = records
             while len(self._cache) > CACHED_FILES:

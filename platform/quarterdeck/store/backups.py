@@ -316,7 +316,9 @@ def _forget_transactions(session: Session) -> None:
 
 
 def _skip_ids(session: Session, table: type[EventRow] | type[LogChunkRow]) -> None:
-    newest = session.scalar(select(table.id).order_by(table.id.desc()).limit(1)) or 0
+    newest = session.scalar(select(func.max(table.id))) or 0
+    if table is LogChunkRow:  # most of them have moved into files
+        newest = max(newest, session.scalar(select(func.max(LogFileRow.last_id))) or 0)
     name, value = table.__tablename__, newest + ID_GAP
     if session.get_bind().dialect.name == "postgresql":
         sequence = text("SELECT setval(pg_get_serial_sequence(:name, 'id'), :value)")

@@ -16,6 +16,7 @@ from quarterdeck.controller import log_keeper as log_keeper_module
 from quarterdeck.controller.log_keeper import LogKeeper
 from quarterdeck.lifecycle.logs import LogPolicy
 from quarterdeck.specs.protocol import LogChunk
+from quarterdeck.store.backups import ID_GAP, _skip_ids
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.log_queries import LogFilter
 from quarterdeck.store.sessions import Database
@@ -297,6 +298,23 @@ def test_readers_see_every_line_once_while_it_moves(logs: Logs) -> None:
         if not page.more:
             break
     assert found == logs.written
+
+
+def test_a_restored_database_reads_on_behind_its_files(logs: Logs) -> None:
+    """As `db restore` leaves it: transactions forgotten, ids beyond all that were given out."""
+    logs.write(5)
+    with logs.database.write() as session:
+        # Ids far beyond what an empty table of chunks would tell.
+        session.execute(update(LogChunkRow).values(id=LogChunkRow.id + 10 * ID_GAP))
+    logs.idle()
+    logs.keeper().tick()
+    assert logs.counts() == (0, 2)
+    with logs.database.write() as session:
+        session.execute(update(LogFileRow).values(first_transaction=0, last_transaction=0))
+        _skip_ids(session, LogChunkRow)
+    logs.write(2)
+    assert logs.read(limit=3) == logs.written
+    assert [line.line for line in logs.reader.last(logs.wanted(), 13).lines] == logs.written[-13:]
 
 
 def test_a_file_that_is_gone_or_damaged_is_said_so(logs: Logs) -> None:
