@@ -190,6 +190,10 @@ def submit(
     no_workdir: Annotated[
         bool, typer.Option("--no-workdir", help="Upload nothing; start in an empty folder.")
     ] = False,
+    setup: Annotated[
+        str | None,
+        typer.Option(help="Make an environment first, e.g. 'pip install -r requirements.txt'."),
+    ] = None,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Do not follow logs.")] = False,
     project: Project = None,
 ) -> None:
@@ -214,6 +218,7 @@ def submit(
         "max_restarts": max_restarts,
         "resources": {"accelerator": accelerator} if accelerator else None,
         "workdir": None if no_workdir else workdir,
+        "setup": setup,
     }
     document |= {field: value for field, value in optional.items() if value not in (None, [], {})}
     with connect(project) as client:

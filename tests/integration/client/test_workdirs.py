@@ -69,7 +69,9 @@ def test_submit_sends_the_folder_once_and_describe_tells_its_source(
     assert cli("submit", "-d", "--name", "two", "--", "python", "train.py").code == 0
     assert {path: path.stat().st_mtime_ns for path in uploads(platform)} == before
     assert client.jobs.get("two").spec["workdir"]["digest"] == upload["digest"]
-    assert cli("submit", "-d", "--name", "three", "--no-workdir", "--", "true").code == 0
+    bare = ("--no-workdir", "--setup", "pip install x", "--", "true")
+    assert cli("submit", "-d", "--name", "three", *bare).code == 0
+    assert client.jobs.get("three").spec["setup"] == "pip install x"
     assert client.jobs.get("three").spec["workdir"] is None
 
 
