@@ -186,6 +186,7 @@ def workload_of(spec: PretrainSpec, plan: Plan) -> Workload:
         mfu=plan.training.mfu,
         tokens=plan.training.tokens,
         batch_ramp=training.batch_ramp,
+        sync=spec.sync,
     )
 
 
