@@ -38,6 +38,11 @@ MODELS: Mapping[str, type[BaseModel]] = {
     "command": CommandSpec,
     "service": ServiceSpec,
 }
+RESERVED: Mapping[str, str] = {
+    "environment": "reserved for container images, which this version does not run: make what "
+    "the program needs in `setup`, and give it variables in `env`",
+}
+"""Fields that a later version will have, with what to write until then."""
 _BRANCHES = frozenset({"int", "float", "str", "bool", "Architecture", "Parallelism"})
 _WHOLE_VALUE = frozenset({"literal_error", "model_type"})
 """Errors that refuse a value as a whole, whatever is inside."""
@@ -115,6 +120,8 @@ def dotted(location: Iterable[str | int], path: str = "") -> str:
 
 def _message(detail: ErrorDetails, location: list[str | int], model: type[BaseModel] | None) -> str:
     if detail["type"] == "extra_forbidden" and location:
+        if location[-1] in RESERVED:
+            return RESERVED[str(location[-1])]
         known = list(_fields(model, location[:-1]))
         return f"{location[-1]!r} is not a field here: {did_you_mean(str(location[-1]), known)}"
     if detail["type"] == "missing":

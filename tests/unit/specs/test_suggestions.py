@@ -38,6 +38,7 @@ def test_every_kind_has_its_model() -> None:
         ({"architecture": {"hiden": 1}}, "architecture.hiden", "did you mean 'hidden_size'"),
         ({"architecture": "llama-3-9b"}, "architecture", "did you mean llama-3-8b"),
         ({"checkpoints": {"every": 0}}, "checkpoints", "1 or more"),
+        ({"environment": {"image": "x"}}, "environment", "reserved for container images"),
         ({"env": {"A": 1}}, "env.A", "valid string"),
         ({"labels": {"Architecture": "x", "B": 1}}, "labels.B", "valid string"),
     ],
