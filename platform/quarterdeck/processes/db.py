@@ -9,10 +9,15 @@ from pathlib import Path
 
 import psutil
 
+from quarterdeck.artifacts import ArtifactError, ArtifactStore, Corrupt
 from quarterdeck.processes.failures import ProcessFailed
 from quarterdeck.processes.records import alive, read_record
 from quarterdeck.processes.settings import Settings
+from quarterdeck.specs.protocol import CheckpointManifest
 from quarterdeck.store import backups, migrate
+from quarterdeck.store.proof import registered_checkpoints
+from quarterdeck.store.retention import forget_missing
+from quarterdeck.store.sessions import Database
 
 _SQLITE = "sqlite:///"
 WRITERS = ("api", "controller", "up")
@@ -60,6 +65,8 @@ def restore_database(settings: Settings, source: Path, tell: Callable[[str], Non
         generation, kept = backups.restore(settings.database_url, source)
     except (backups.BackupError, migrate.NewerSchema) as error:
         raise ProcessFailed(str(error)) from error
+    if forgotten := _forget_missing(settings, tell):
+        tell(f"{forgotten} checkpoints that the backup knew have been deleted since: forgotten")
     if kept is not None:
         tell(f"what was there is kept in {kept}")
     tell(
@@ -67,6 +74,28 @@ def restore_database(settings: Settings, source: Path, tell: Callable[[str], Non
         "Jobs wait until every cluster has told what lives there; then see quarterdeck doctor"
     )
     return f"restored {source}: generation {generation}"
+
+
+def _forget_missing(settings: Settings, tell: Callable[[str], None]) -> int:
+    """Forget checkpoints without their files, so that nothing resumes from them; how many."""
+    database = Database.open(settings.database_url)
+    gone = 0
+    try:
+        store = ArtifactStore(settings.artifacts_uri, settings.artifacts_options)
+        with database.write() as session:
+            for row in registered_checkpoints(session):
+                try:
+                    manifest = CheckpointManifest.model_validate(row.manifest)
+                    store.verify(manifest, digests=False)
+                except Corrupt:
+                    forget_missing(session, row)
+                    gone += 1
+    except (ArtifactError, ValueError, OSError) as error:
+        tell(f"checkpoints were not looked at, see doctor: {error}")
+        return 0
+    finally:
+        database.close()
+    return gone
 
 
 def _users(settings: Settings) -> list[str]:

@@ -99,3 +99,22 @@ def mark_deleted(session: Session, row: CheckpointRow) -> None:
             actor=ACTOR,
             data={"checkpoint_id": row.id, "step": row.step, "epoch": row.epoch},
         )
+
+
+def forget_missing(session: Session, row: CheckpointRow) -> None:
+    """A checkpoint of a restored backup whose files have been deleted since."""
+    session.execute(
+        update(CheckpointRow)
+        .where(CheckpointRow.id == row.id, CheckpointRow.state == "registered")
+        .values(state="deleted")
+    )
+    append_event(
+        session,
+        type="checkpoint.deleted",
+        subject=f"job/{row.job_name}",
+        subject_id=row.job_id,
+        project=row.project,
+        message=f"files of the checkpoint of step {row.step} are gone since the restored backup",
+        actor="quarterdeck db restore",
+        data={"checkpoint_id": row.id, "step": row.step},
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from quarterdeck.processes.db import backup_database, restore_database
 from quarterdeck.processes.failures import ProcessFailed
@@ -20,6 +21,7 @@ from quarterdeck.store import migrate
 from quarterdeck.store.access_queries import add_project, project_names
 from quarterdeck.store.sessions import Database
 from quarterdeck.store.settings import generation
+from quarterdeck.store.tables import CheckpointRow, JobRow
 from tests.conftest import new_postgres_database
 
 pytestmark = pytest.mark.usefixtures("postgres_tools")
@@ -216,3 +218,41 @@ def test_a_backup_has_a_place_by_itself(tmp_path: Path) -> None:
     assert file.parent == tmp_path / "backups"
     with closing(sqlite3.connect(file)) as copy:
         assert copy.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
+
+
+def test_checkpoints_whose_files_are_gone_are_forgotten(tmp_path: Path) -> None:
+    artifacts = tmp_path / "artifacts"
+    url = f"sqlite:///{tmp_path}/quarterdeck.db"
+    settings = Settings(Home(tmp_path), url, artifacts.as_uri(), {})
+    migrate.upgrade(url)
+    add(settings, "default")
+    database = Database.open(url)
+    with database.write() as session:
+        job = JobRow(
+            id="job-1", name="j", project="default", kind="command", spec={}, ordinal=1,
+        )  # fmt: skip
+        session.add(job)
+        session.flush()
+        for step in (1, 2):
+            folder = artifacts / "checkpoints" / "job-1" / "1" / str(step)
+            folder.mkdir(parents=True)
+            (folder / "model").write_bytes(b"weights")
+            files = [{"path": "model", "size": 7, "sha256": "0" * 64}]
+            manifest = {"step": step, "epoch": 1, "uri": folder.as_uri(), "files": files}
+            session.add(
+                CheckpointRow(
+                    id=f"c{step}", job_id="job-1", job_name="j", project="default", run_id="r",
+                    epoch=1, step=step, uri=folder.as_uri(), size=7, manifest=manifest,
+                )
+            )  # fmt: skip
+    database.close()
+    backup_database(settings, tmp_path / "one.backup")
+    (artifacts / "checkpoints" / "job-1" / "1" / "1" / "model").unlink()
+    told: list[str] = []
+    restore_database(settings, tmp_path / "one.backup", told.append)
+    assert told[0].startswith("1 checkpoints that the backup knew")
+    database = Database.open(url)
+    with database.read() as session:
+        states = {row.id: row.state for row in session.scalars(select(CheckpointRow))}
+    database.close()
+    assert states == {"c1": "deleted", "c2": "registered"}
