@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,6 +123,9 @@ def installation(
         if restart is not None:
             platform.restart_database = restart
         stack.enter_context(platform.link)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            # Its default action would leave every process behind.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         platform.start()
         stack.callback(platform.stop, suspend=False)
         done = threading.Event()
