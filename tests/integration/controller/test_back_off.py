@@ -15,6 +15,7 @@ def fail(platform: Any, make: Any, job_id: str, blame: str = "user_code") -> Any
     run = platform.run_of(job_id)
     platform.agent.claim(run.id, run.epoch)
     platform.agent.say(run, "failed", failure=make["failure"](blame))
+    platform.agent.beat()  # on a slow machine its cluster would be silent by now
     platform.controller.tick()
     return run
 
@@ -96,6 +97,7 @@ def test_suspensions_and_gaps_of_epochs_are_no_failures(platform: Any, make: Any
     platform.controller.tick()
     for _ in range(MAX_FRUITLESS + 1):
         run = platform.run_of(job_id)
+        platform.agent.beat()
         platform.agent.claim(run.id, run.epoch)
         platform.wish(job_id, "suspend")
         platform.controller.tick()
