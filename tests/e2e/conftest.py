@@ -29,13 +29,13 @@ class Platform:
         return Client(self.url, self.key)
 
     def quarterdeck(
-        self, *arguments: str, timeout: float = 120
+        self, *arguments: str, timeout: float = 120, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run the command line as a user of this platform."""
         return subprocess.run(
             [sys.executable, "-m", "quarterdeck.processes.main", *arguments],
             env={**os.environ, "QUARTERDECK_HOME": str(self.home)},
-            capture_output=True, text=True, timeout=timeout, check=False,
+            capture_output=True, text=True, timeout=timeout, check=False, cwd=cwd,
         )  # fmt: skip
 
 

@@ -45,6 +45,26 @@ def test_the_script_example_fails_once_and_goes_on(platform: Platform) -> None:
         assert client.jobs.get("script").restarts_used == 1
 
 
+@pytest.mark.parametrize(
+    ("ranks", "command", "said"),
+    [
+        (4, ["python", "ddp.py"], "rank {rank} of 4: replicas agree"),
+        (2, ["python", "trainer.py"], "rank {rank} of 2: "),
+        (2, ["bash", "hello.sh"], "rank {rank} of 2 on "),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_a_script_of_ones_own_runs_unchanged(
+    platform: Platform, ranks: int, command: list[str], said: str
+) -> None:
+    done = platform.quarterdeck(
+        "submit", "--ranks", str(ranks), "--", *command, cwd=EXAMPLES, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for rank in range(ranks):
+        assert said.format(rank=rank) in done.stdout
+
+
 def test_a_failing_program_is_told_apart(platform: Platform) -> None:
     document = {
         "kind": "command", "name": "fails", "command": "echo doomed; exit 7", "max_restarts": 0,
