@@ -32,7 +32,7 @@ from quarterdeck_workers.supervisor.failures import (
     RankFailure,
     first_failure,
 )
-from quarterdeck_workers.supervisor.gang import Gang, GangFailed
+from quarterdeck_workers.supervisor.gang import Gang, GangFailed, Lost
 from quarterdeck_workers.supervisor.ledger import Ledger
 from quarterdeck_workers.supervisor.presence import present
 from quarterdeck_workers.supervisor.spool import Spool
@@ -200,7 +200,11 @@ class Supervisor:
         )
 
     async def _follow(self, node_id: str) -> None:
-        lost = await self._gang.follow(node_id, self._hear)
+        try:
+            lost = await self._gang.follow(node_id, self._hear)
+        except Exception as error:
+            log.exception("host %s cannot be followed", node_id)
+            lost = Lost("unknown", f"host {node_id} cannot be followed: {type(error).__name__}")
         if lost is not None:
             ranks = [place.rank for place in self._gang.hosts[node_id]]
             self._ledger.fail(RankFailure(ranks[0], time.time(), lost.blame, lost.message))

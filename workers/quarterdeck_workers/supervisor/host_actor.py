@@ -174,7 +174,8 @@ class Host:
             await asyncio.wait_for(self._news.wait(), wait)
         self._news.clear()
         self._heard = self._loop.time()
-        news = {rank: process.take() for rank, process in self._processes.items()}
+        # A copy: threads that start ranks add to it meanwhile.
+        news = {rank: process.take() for rank, process in list(self._processes.items())}
         if self._tracking is not None:
             self._tracking.hear(message for one in news.values() for message in one.messages)
         if self._setup is not None and (lines := self._setup.take()):
