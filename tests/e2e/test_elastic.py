@@ -26,7 +26,7 @@ ARCHITECTURE = {
     "num_key_value_heads": 2, "max_position_embeddings": 128,
 }  # fmt: skip
 RECIPE = {
-    "sequence_length": 64, "global_batch_size": 8, "learning_rate": 3e-3, "warmup_steps": 4,
+    "sequence_length": 64, "global_batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 4,
     "lr_schedule": "constant",
 }  # fmt: skip
 

@@ -86,7 +86,7 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
     good = {name: Good() for name in (
         "list_jobs", "list_services", "list_events", "list_runs", "list_checkpoints",
         "list_clusters", "list_nodes", "list_keys", "list_secrets", "list_projects", "whoami",
-        "healthz", "readyz", "metrics", "gateway_snapshot",
+        "doctor", "healthz", "readyz", "metrics", "gateway_snapshot",
     )}  # fmt: skip
     for name in ("get_job", "suspend_job", "resume_job", "why_job", "job_events", "job_logs",
                  "job_metrics", "job_runs", "job_goodput", "job_checkpoints"):  # fmt: skip

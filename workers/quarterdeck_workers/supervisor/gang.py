@@ -42,6 +42,7 @@ SLOTS = "slots"
 """Ray's custom resource: declared slots, or accelerators, of a machine."""
 NODE_LABEL = "ray.io/node-id"
 RESERVE_SECONDS = 60.0
+RESERVE_LOOK_SECONDS = 2.0
 CALL_SECONDS = 150.0
 POLL_SECONDS = 0.5
 UNAVAILABLE_SECONDS = 120.0
@@ -96,19 +97,18 @@ class Gang:
 
     async def create(self) -> None:
         """Reserve every bundle on its node and create the hosts' actors. Raises GangFailed."""
-        nodes = {node["NodeID"]: node for node in await asyncio.to_thread(ray.nodes)}
-        for node_id, places in self.hosts.items():
-            if node_id not in nodes or not nodes[node_id]["Alive"]:
-                message = f"node {node_id} is no longer in the cluster"
-                raise GangFailed(message, "node", places[0].rank)
+        nodes = await self._living_nodes()
         bundles = [_bundle(places, nodes[node_id]) for node_id, places in self.hosts.items()]
         pins = [{NODE_LABEL: node_id} for node_id in self.hosts]
         self._group = placement_group(bundles, strategy="PACK", bundle_label_selector=pins)
-        if not await asyncio.to_thread(self._group.wait, RESERVE_SECONDS):
-            raise GangFailed(
-                f"Ray could not reserve the gang's slots within {RESERVE_SECONDS:g} s: another "
-                "program holds them", "node",
-            )  # fmt: skip
+        deadline = time.monotonic() + RESERVE_SECONDS
+        while not await asyncio.to_thread(self._group.wait, RESERVE_LOOK_SECONDS):
+            await self._living_nodes()  # one may have been lost just before
+            if time.monotonic() > deadline:
+                raise GangFailed(
+                    f"Ray could not reserve the gang's slots within {RESERVE_SECONDS:g} s: another "
+                    "program holds them", "node",
+                )  # fmt: skip
         for index, (node_id, bundle) in enumerate(zip(self.hosts, bundles, strict=True)):
             self._actors[node_id] = HostActor.options(
                 num_cpus=0,
@@ -118,6 +118,15 @@ class Gang:
                 enable_task_events=False,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, index),
             ).remote()
+
+    async def _living_nodes(self) -> dict[str, dict[str, Any]]:
+        """Ray's nodes by id. Raises GangFailed when one of the gang's is not among the living."""
+        nodes = {node["NodeID"]: node for node in await asyncio.to_thread(ray.nodes)}
+        for node_id, places in self.hosts.items():
+            if node_id not in nodes or not nodes[node_id]["Alive"]:
+                message = f"node {node_id} is no longer in the cluster"
+                raise GangFailed(message, "node", places[0].rank)
+        return nodes
 
     async def start(self) -> None:
         """Agree on the rendezvous and start all processes at once. Raises GangFailed."""

@@ -80,7 +80,7 @@ def submit_job(
     return once(state, caller, creation, r.Job, work)
 
 
-@router.get("", response_model=r.Page[r.Job], responses=documented("key_unknown", "access_denied"))
+@router.get("", response_model=r.Page[r.Job], responses=_READ)
 def list_jobs(
     state: State,
     caller: Viewer,
