@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(
 SIZE = 20_000_000
 SECONDS = 120
 TALKER = (
-    "head -c $SIZE /dev/urandom > blob; sha256sum blob; "
-    "python3 -m http.server $WEB --bind 127.0.0.1 & "
+    "if [ $RANK = 0 ]; then head -c $SIZE /dev/urandom > blob; sha256sum blob; "
+    "python3 -m http.server $WEB --bind 127.0.0.1 & fi; "
     "while true; do echo rank $RANK talks; sleep 0.2; done"
 )
 
@@ -57,12 +57,13 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, C
 def test_exec_runs_in_the_ranks_environment_and_passes_its_code(
     there: tuple[Machine, Client, int],
 ) -> None:
-    machine, _, _ = there
+    machine, client, _ = there
     done = machine.run(
         "exec", "job/talker", "--rank", "1", "--", "sh", "-c",
-        "echo $GREETING $RANK; ls blob; echo wrong >&2; exit 7",
+        "echo $GREETING $RANK; basename $PWD; echo wrong >&2; exit 7",
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (7, "hello 1\nblob\n")
+    (run,) = client.jobs.runs("talker")
+    assert (done.returncode, done.stdout) == (7, f"hello 1\n{run.id}-1\n")
     assert "wrong" in done.stderr
     missing = machine.run("exec", "job/talker", "--", "no-such-program")
     assert missing.returncode == 127
