@@ -48,6 +48,8 @@ POLL_SECONDS = 0.5
 UNAVAILABLE_SECONDS = 120.0
 """An actor that does not answer for so long while Ray cannot tell whether it lives."""
 KILL_SECONDS = 10.0
+DOUBT_SECONDS = 20.0
+"""How long a host whose actor died may turn out to be a lost machine: Ray's health checks."""
 LEASE_MARGIN = 6.0
 """Until a host that was asked last a lease ago has ended its ranks."""
 CLOCK_SECONDS = 30.0
@@ -225,7 +227,11 @@ class Gang:
     async def _lost(self, node_id: str, error: ActorDiedError, asked: float) -> Lost:
         """Why the host is gone; `asked` is the moment (monotonic) of the last poll."""
         rank = self.hosts[node_id][0].rank
-        if not await asyncio.to_thread(_alive, node_id):
+        # An actor's death is known at once, that of its whole machine only later.
+        doubtful = time.monotonic() + DOUBT_SECONDS
+        while (lives := await asyncio.to_thread(_alive, node_id)) and time.monotonic() < doubtful:
+            await asyncio.sleep(POLL_SECONDS)
+        if not lives:
             # Ray calls a machine dead that it cannot reach; ranks there end with their lease.
             await asyncio.sleep(max(0.0, asked + LEASE_SECONDS + LEASE_MARGIN - time.monotonic()))
             return Lost("node", f"rank {rank} died with its node {node_id}")
