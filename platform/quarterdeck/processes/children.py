@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from quarterdeck.processes.records import Recorded, alive, identify
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 STABLE_AFTER = 60.0
 """Seconds of life after which earlier failures are forgotten."""
+REAP_SECONDS = 5.0
 MOST_FAILURES = 8
 MOST_FAILURES_AT_START = 2
 """While nobody relies on it yet, a child that cannot start should be said soon."""
@@ -56,6 +58,12 @@ class Child:
         if self._popen is not None and self._popen.poll() is not None:
             return None
         return alive(self.recorded)
+
+    def reap(self) -> None:
+        """Take leave of a process that was ended."""
+        if self._popen is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.wait(REAP_SECONDS)
 
     def watch(self, now: float, most_failures: int = MOST_FAILURES) -> str | None:
         """Look after it once: plan or do a restart. Answers what is worth telling.

@@ -270,6 +270,8 @@ class Platform:
             except QuarterdeckError as error:
                 self.tell(f"jobs could not be suspended: {error}")
         end_all(self.home, self.tell)
+        for child in self.children:
+            child.reap()
 
     def on_signal(self, number: int, frame: object) -> None:
         """SIGINT and SIGTERM: stop; a second one does not wait for checkpoints."""
