@@ -39,7 +39,7 @@ imports:
 	@$(BIN)/lint-imports
 
 pure:
-	@$(BIN)/python -m pytest tests/unit -q -x
+	@$(BIN)/python -m pytest tests/unit -q -x -n 2
 
 format:
 	@$(BIN)/ruff check --fix $(PATHS)

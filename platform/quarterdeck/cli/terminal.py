@@ -10,6 +10,7 @@ import sys
 import termios
 import threading
 import tty
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -105,8 +106,10 @@ class Keyboard:
         """The thread ends with its next byte, or with the command."""
 
     def _read(self) -> None:
-        # The program may end at any moment, and the loop with it.
-        with suppress(Exception):
+        from quarterdeck.client.mux import TunnelClosed
+
+        # The program may end at any moment, and with it the tunnel or the loop.
+        with suppress(TunnelClosed, OSError, RuntimeError, CancelledError):
             while data := os.read(0, _CHUNK):
                 writing = self._stream.write(data)
                 asyncio.run_coroutine_threadsafe(writing, self._loop).result()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -31,6 +30,7 @@ from quarterdeck_workers.rank.log_watch import LogWatch, Match
 from quarterdeck_workers.rank.logs import LogBuffer, LogLimits
 from quarterdeck_workers.rank.masking import Masker
 from quarterdeck_workers.rank.parent import READY
+from quarterdeck_workers.rank.taps import Taps
 
 _MOST_MESSAGES = 20_000
 _LINES_PER_TAKE = 2_000
@@ -42,8 +42,6 @@ _URGENT = frozenset({"failure", "checkpoint", "output", "endpoint", "phase", "ex
 _MASKED = frozenset({"phase", "step", "result", "event", "failure"})
 """Messages that hold people's text; the others hold addresses and digests that must stay."""
 REPORT_PATH = "report.sock"
-TAP_PREFIX = "tap-"
-_TAP_SECONDS = 30.0
 
 
 class LaunchFailed(Exception):
@@ -92,7 +90,7 @@ class RankProcess:
         self._alive = -1
         self._reports: list[socket.socket] = []
         self._reporters: set[int] = set()
-        self._taps: list[socket.socket] = []
+        self.taps = Taps(launch.private)
         self._first_step = True
         self._readers: list[threading.Thread] = []
         self._ending = threading.Event()
@@ -255,39 +253,6 @@ class RankProcess:
     def _say(self, kind: str, **content: Any) -> None:
         self._add({"type": kind, "at": time.time(), **content})
 
-    def tap(self) -> str:
-        """The path of a socket on which one reader gets the output from now on, as it comes.
-
-        A reader that falls behind misses some; the rank is never held up. Raises OSError.
-        """
-        path = Path(self.launch.private, f"{TAP_PREFIX}{secrets.token_hex(4)}")
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.settimeout(_TAP_SECONDS)
-        listener.bind(str(path))
-        listener.listen(1)
-        self._thread(self._accept_tap, listener)
-        return str(path)
-
-    def _accept_tap(self, listener: socket.socket) -> None:
-        with listener, suppress(OSError):
-            reader, _ = listener.accept()
-            reader.setblocking(False)
-            with self._lock:
-                self._taps.append(reader)
-
-    def _pass_on(self, data: bytes) -> None:
-        with self._lock:
-            taps = list(self._taps)
-        for reader in taps:
-            try:
-                reader.send(data)
-            except BlockingIOError:
-                continue
-            except OSError:
-                with self._lock:
-                    self._taps.remove(reader)
-                reader.close()
-
     def _read_output(self, descriptor: int) -> None:
         masked = self._masker.stream()
         with os.fdopen(descriptor, "rb", buffering=0) as stream:
@@ -296,15 +261,14 @@ class RankProcess:
                 with self._lock:
                     self._logs.feed(said, now)
                 self._tell_matches(self._watch.feed(said, now))
-                if self._taps and said:
-                    self._pass_on(said)
+                if said:
+                    self.taps.pass_on(said)
         said, now = masked.close(), time.time()
         with self._lock:
             self._logs.feed(said, now)
             self._logs.close(now)
-            for reader in self._taps:
-                reader.close()
-            self._taps.clear()
+        self.taps.pass_on(said)
+        self.taps.close()
         self._tell_matches([*self._watch.feed(said, now), *self._watch.close(now)])
 
     def _tell_matches(self, matches: list[Match]) -> None:

@@ -268,7 +268,7 @@ class Host:
         self, process: RankProcess, request: TunnelToOpen, api_url: str, cluster: str
     ) -> None:
         self._tunnels = [tunnel for tunnel in self._tunnels if not tunnel.gone.is_set()]
-        output = process.tap() if request.kind == "attach" else ""
+        output = process.taps.open() if request.kind == "attach" else ""
         private = private_folder()
         tunnel = RankProcess(
             tunnel_launch(process.launch, private, request, api_url, cluster, output)
