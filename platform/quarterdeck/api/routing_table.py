@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
-from quarterdeck.specs.resources import EngineEndpoint, GatewaySnapshot, KeyDigest, ServiceRoute
+from quarterdeck.specs.gateway_snapshot import (
+    EngineEndpoint,
+    GatewaySnapshot,
+    KeyDigest,
+    ServiceRoute,
+)
 from quarterdeck.store.gateway_queries import Routed, routed_services
 from quarterdeck.store.key_queries import usable_keys
 from quarterdeck.store.sessions import Session

@@ -12,7 +12,7 @@ from quarterdeck.cli.session import REFUSED, Output
 
 if TYPE_CHECKING:
     from quarterdeck.client import Client
-    from quarterdeck.specs.resources import DoctorCheck
+    from quarterdeck.specs.reports import DoctorCheck
 
 WORDS = {"ok": "OK", "note": "NOTE", "failed": "FAIL"}
 
@@ -32,7 +32,7 @@ def doctor(
     """
     from quarterdeck.client import Client, QuarterdeckError
     from quarterdeck.client.config import discover
-    from quarterdeck.specs.resources import DoctorCheck
+    from quarterdeck.specs.reports import DoctorCheck
 
     checks: list[DoctorCheck] = []
 
@@ -80,7 +80,7 @@ Finding = tuple[bool, str]
 
 def _invariants(client: Client, deep: bool) -> list[DoctorCheck]:
     from quarterdeck.client import QuarterdeckError
-    from quarterdeck.specs.resources import DoctorCheck
+    from quarterdeck.specs.reports import DoctorCheck
 
     key = client.whoami()
     if key.access != "admin" or key.project is not None:

@@ -12,7 +12,7 @@ from quarterdeck.cli.output import Column, duration, show_one, table
 from quarterdeck.cli.session import Output, Project, connect, note
 
 if TYPE_CHECKING:
-    from quarterdeck.specs.resources import IncidentCost, JobGoodput
+    from quarterdeck.specs.reports import IncidentCost, JobGoodput
 
 ACCOUNTS = ("productive", "checkpoint", "restart", "stalled", "starting")
 

@@ -21,12 +21,11 @@ from quarterdeck.client.services import Services
 from quarterdeck.client.streams import follow
 from quarterdeck.client.transport import API, Params, Transport
 from quarterdeck.client.uploads import Uploads
+from quarterdeck.specs.reports import DoctorReport, FleetGoodput
 from quarterdeck.specs.resources import (
     ApplyRequest,
     ApplyResult,
-    DoctorReport,
     Event,
-    FleetGoodput,
     Job,
     JobPhase,
     Key,

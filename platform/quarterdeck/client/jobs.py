@@ -10,11 +10,11 @@ from typing import Any, Unpack
 from quarterdeck.client.logs import PAGE_LINES, LogOptions, log_params
 from quarterdeck.client.paging import collect, iterate
 from quarterdeck.client.transport import API, Transport
+from quarterdeck.specs.reports import JobGoodput
 from quarterdeck.specs.resources import (
     Checkpoint,
     Event,
     Job,
-    JobGoodput,
     JobPhase,
     LogLine,
     MetricPoint,

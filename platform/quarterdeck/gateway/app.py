@@ -34,7 +34,7 @@ from quarterdeck.gateway.proxy import Call, Proxy
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.snapshots import SnapshotWatch, read_snapshot
 from quarterdeck.routing.policies import DEFAULT
-from quarterdeck.specs.resources import GatewaySnapshot, KeyDigest, ServiceRoute
+from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, KeyDigest, ServiceRoute
 
 _log = logging.getLogger(__name__)
 _INFERENCE = frozenset({"/v1/completions", "/v1/chat/completions"})

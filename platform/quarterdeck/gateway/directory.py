@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from quarterdeck.gateway.errors import ApiError, key_unknown
-from quarterdeck.specs.resources import GatewaySnapshot, KeyDigest, ServiceRoute
+from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, KeyDigest, ServiceRoute
 
 _NAMES_SHOWN = 20
 _INFERRING = frozenset({"viewer", "operator", "admin"})

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from quarterdeck.routing.outliers import Health, Outcome, OutlierSettings, after
 from quarterdeck.routing.replicas import ReplicaView
-from quarterdeck.specs.resources import GatewaySnapshot, ServiceRoute
+from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, ServiceRoute
 
 
 class Fleet:

@@ -19,7 +19,7 @@ from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.routing.policy import RoutingPolicy
 from quarterdeck.routing.replicas import Refusal, ReplicaView, RouteRequest
 from quarterdeck.routing.retries import RETRYABLE_STATUSES, RetryBudget
-from quarterdeck.specs.resources import ServiceRoute
+from quarterdeck.specs.gateway_snapshot import ServiceRoute
 
 REPLICA_HEADER = b"x-quarterdeck-replica"
 _LARGEST_REFUSAL = 2**20

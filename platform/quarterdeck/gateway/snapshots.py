@@ -13,7 +13,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from quarterdeck.gateway.settings import GatewaySettings
-from quarterdeck.specs.resources import GatewaySnapshot
+from quarterdeck.specs.gateway_snapshot import GatewaySnapshot
 
 _log = logging.getLogger(__name__)
 _SLACK = 10.0  # seconds beyond the poll's wait before it counts as lost

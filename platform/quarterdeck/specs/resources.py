@@ -11,7 +11,6 @@ from quarterdeck.specs.protocol import (
     CheckpointManifest,
     Failure,
     RankPlacement,
-    RankSeconds,
     RankState,
 )
 
@@ -396,105 +395,4 @@ class Why(Message):
     facts: list[str] = []
 
 
-class IncidentCost(Message):
-    """What the end of an attempt that did not finish its job cost, in rank-seconds."""
-
-    epoch: int
-    what: str
-    at: datetime
-    lost: float
-    """Work that no checkpoint had, and what was held until the end was known."""
-    stalled: float = 0
-    """The stall that ended it."""
-    waiting: float
-    """Until the next attempt was placed: its ranks' time, which they did not hold."""
-    restart: float
-    """The next attempt until its first step."""
-    total: float
-
-
-class JobGoodput(Message):
-    """GET /api/v1/jobs/{id}/goodput: a job's rank-seconds, each in one account."""
-
-    job_id: str
-    name: str
-    project: str
-    attempts: int
-    accounts: RankSeconds
-    held_seconds: float
-    goodput: float | None = None
-    """Productive ÷ held."""
-    incidents: list[IncidentCost] = []
-    """Oldest first; in lists left out."""
-
-
-class FleetGoodput(Message):
-    """GET /api/v1/goodput: jobs over all of their attempts in the time asked for, those that held
-    most first (at most a thousand), and the sum of them."""
-
-    accounts: RankSeconds
-    held_seconds: float
-    goodput: float | None = None
-    jobs: list[JobGoodput]
-
-
-class EngineEndpoint(Message):
-    """One replica as gateways see it."""
-
-    run_id: str
-    url: str
-    ready: bool
-    draining: bool = False
-    weight: int = 1
-
-
-class ServiceRoute(Message):
-    name: str
-    project: str
-    model_version: str | None
-    endpoints: list[EngineEndpoint]
-
-
-class KeyDigest(Message):
-    sha256: str
-    name: str
-    project: str | None
-    access: Access
-
-
-class GatewaySnapshot(Message):
-    """GET /api/v1/gateway/snapshot?after=VERSION&wait=20: all that a gateway needs."""
-
-    version: str
-    services: list[ServiceRoute]
-    keys: list[KeyDigest]
-
-
 Problem.model_rebuild()
-
-
-class DoctorFinding(Message):
-    """One row that breaks an invariant, or is worth knowing."""
-
-    id: str
-    message: str
-
-
-class DoctorCheck(Message):
-    """One invariant, looked for."""
-
-    name: str
-    claim: str
-    """What holds when nothing is found."""
-    state: Literal["ok", "failed", "note"]
-    remedy: str = ""
-    found: list[DoctorFinding] = []
-    """At most a hundred."""
-
-
-class DoctorReport(Message):
-    """Whether the invariants hold on the live database and in the artifact store."""
-
-    generation: int
-    """How often a backup was restored."""
-    checks: list[DoctorCheck]

@@ -20,7 +20,7 @@ import pytest
 
 from quarterdeck.gateway.server import server_for
 from quarterdeck.gateway.settings import GatewaySettings
-from quarterdeck.specs.resources import (
+from quarterdeck.specs.gateway_snapshot import (
     EngineEndpoint,
     GatewaySnapshot,
     KeyDigest,

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from quarterdeck.specs.resources import EngineEndpoint
+from quarterdeck.specs.gateway_snapshot import EngineEndpoint
 
 
 @pytest.fixture(scope="module")

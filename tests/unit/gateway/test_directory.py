@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError
-from quarterdeck.specs.resources import GatewaySnapshot, KeyDigest, ServiceRoute
+from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, KeyDigest, ServiceRoute
 
 names = st.sampled_from(["chat", "code", "embed"])
 projects = st.sampled_from(["default", "red", "blue"])

@@ -17,6 +17,7 @@ from quarterdeck.api.routing_table import snapshot
 from quarterdeck.api.state import ApiState, State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.api.tunnels import token_for
+from quarterdeck.specs.gateway_snapshot import GatewaySnapshot
 from quarterdeck.specs.protocol import (
     AgentBeat,
     AgentWork,
@@ -26,7 +27,6 @@ from quarterdeck.specs.protocol import (
     RunOrder,
     TunnelToOpen,
 )
-from quarterdeck.specs.resources import GatewaySnapshot
 from quarterdeck.store import agents, beats
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tunnel_queries import waiting_tunnels

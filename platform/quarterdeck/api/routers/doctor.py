@@ -14,8 +14,8 @@ from quarterdeck.api.problems import documented
 from quarterdeck.api.state import ApiState, State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.artifacts import ArtifactError
-from quarterdeck.specs import resources as r
 from quarterdeck.specs.protocol import CheckpointManifest
+from quarterdeck.specs.reports import DoctorCheck, DoctorReport
 from quarterdeck.store import proof
 from quarterdeck.store.proof import Violation
 from quarterdeck.store.settings import generation
@@ -29,7 +29,7 @@ FILES_SECONDS = 30.0
 
 @router.get(
     "/doctor",
-    response_model=r.DoctorReport,
+    response_model=DoctorReport,
     responses=documented("key_unknown", "access_denied"),
 )
 def doctor(
@@ -43,13 +43,13 @@ def doctor(
         now = generation(session)
         checks = [_checked(check, check.look(session)) for check in proof.CHECKS]
         saved = proof.registered_checkpoints(session)
-    return r.DoctorReport(generation=now, checks=[*checks, _files(state, saved, deep)])
+    return DoctorReport(generation=now, checks=[*checks, _files(state, saved, deep)])
 
 
-def _checked(check: proof.Check, found: Iterable[Violation]) -> r.DoctorCheck:
+def _checked(check: proof.Check, found: Iterable[Violation]) -> DoctorCheck:
     shown = list(islice(found, MOST_SHOWN))
     state = "ok" if not shown else "note" if check.notes else "failed"
-    return r.DoctorCheck.model_validate(
+    return DoctorCheck.model_validate(
         {
             "name": check.name,
             "claim": check.claim,
@@ -60,7 +60,7 @@ def _checked(check: proof.Check, found: Iterable[Violation]) -> r.DoctorCheck:
     )
 
 
-def _files(state: ApiState, saved: list[CheckpointRow], deep: bool) -> r.DoctorCheck:
+def _files(state: ApiState, saved: list[CheckpointRow], deep: bool) -> DoctorCheck:
     looked: list[str] = []
 
     def look() -> Iterator[Violation]:

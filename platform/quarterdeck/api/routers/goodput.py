@@ -15,16 +15,16 @@ from quarterdeck.api.routers.jobs import read_job
 from quarterdeck.api.state import State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.lifecycle.goodput import Cost
-from quarterdeck.specs import resources as r
 from quarterdeck.specs.base import NAME_PATTERN
 from quarterdeck.specs.protocol import RankSeconds
+from quarterdeck.specs.reports import FleetGoodput, IncidentCost, JobGoodput
 from quarterdeck.store import goodput
 
 router = APIRouter(route_class=StrictRoute, tags=["goodput"])
 
 
 @router.get(
-    "/jobs/{id}/goodput", response_model=r.JobGoodput,
+    "/jobs/{id}/goodput", response_model=JobGoodput,
     responses=documented("key_unknown", "access_denied", "not_found"),
 )  # fmt: skip
 def job_goodput(id: Identity, state: State, caller: Viewer, project: ProjectQuery = None) -> Any:
@@ -33,7 +33,7 @@ def job_goodput(id: Identity, state: State, caller: Viewer, project: ProjectQuer
         row = read_job(session, caller, id, project)
         runs, incidents = goodput.job_books(session, row)
     accounts = _total([goodput.books_of(run).accounts for run in runs])
-    return r.JobGoodput(
+    return JobGoodput(
         job_id=row.id,
         name=row.name,
         project=row.project,
@@ -46,7 +46,7 @@ def job_goodput(id: Identity, state: State, caller: Viewer, project: ProjectQuer
 
 
 @router.get(
-    "/goodput", response_model=r.FleetGoodput,
+    "/goodput", response_model=FleetGoodput,
     responses=documented("key_unknown", "access_denied", "invalid_parameter"),
 )  # fmt: skip
 def fleet_goodput(
@@ -64,12 +64,12 @@ def fleet_goodput(
             session, project=caller.listed(project), since=moment, cluster=cluster
         )
     accounts = _total([books.accounts for books in found])
-    return r.FleetGoodput(
+    return FleetGoodput(
         accounts=accounts,
         held_seconds=accounts.held,
         goodput=_share(accounts),
         jobs=[
-            r.JobGoodput(
+            JobGoodput(
                 job_id=books.job_id,
                 name=books.name,
                 project=books.project,
@@ -93,8 +93,8 @@ def _share(accounts: RankSeconds) -> float | None:
     return min(1.0, accounts.productive / accounts.held) if accounts.held > 0 else None
 
 
-def _incident(cost: Cost) -> r.IncidentCost:
-    return r.IncidentCost(
+def _incident(cost: Cost) -> IncidentCost:
+    return IncidentCost(
         epoch=cost.epoch, what=cost.what, at=cost.at, lost=cost.lost, stalled=cost.stalled,
         waiting=cost.waiting, restart=cost.restart, total=cost.total,
     )  # fmt: skip
