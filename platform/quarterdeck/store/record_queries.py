@@ -51,13 +51,13 @@ def list_checkpoints(
     cursor: str | None,
     limit: int,
 ) -> tuple[list[CheckpointRow], str | None]:
-    """Checkpoints that are not deleted, newest first."""
+    """Checkpoints that are not deleted, newest first; of one beat the furthest step first."""
     query = select(CheckpointRow).where(CheckpointRow.state != "deleted")
     if project is not None:
         query = query.where(CheckpointRow.project == project)
     if job_id is not None:
         query = query.where(CheckpointRow.job_id == job_id)
-    keys = (CheckpointRow.created_at, CheckpointRow.id)
+    keys = (CheckpointRow.created_at, CheckpointRow.step, CheckpointRow.id)
     return fetch_page(session, query, keys, descending=True, cursor=cursor, limit=limit)
 
 
