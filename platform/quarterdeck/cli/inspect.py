@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quarterdeck.specs.resources import Job, Replica, Run, Service
 
 LAST_EVENTS = 15
+SHOWN_MEMBERS = 100
 
 
 def why(subject: Subject, project: Project = None, output: Output = "table") -> None:
@@ -78,8 +79,7 @@ def _job(client: Client, job: Job) -> None:
         Column("AGE", lambda run: age(run.created_at)),
     ]
     if job.array_size is not None:
-        counts = ", ".join(f"{count} {phase}" for phase, count in sorted(job.members.items()))
-        _section("members", f"{counts} of {job.array_size}: quarterdeck jobs --array {job.name}")
+        _section("members", _members(client, job))
     if found := client.jobs.runs(job.id):
         _section("attempts", table(found, runs))
     if costs := client.jobs.goodput(job.id).incidents:
@@ -96,6 +96,21 @@ def _job(client: Client, job: Job) -> None:
         _section("failure", text + job.failure.traceback)
     last = list(client.jobs.events(job.id))[-LAST_EVENTS:]
     _section("last events", "\n".join(event_line(event) for event in last))
+
+
+def _members(client: Client, job: Job) -> str:
+    """How many are in each phase, and the first of them by name."""
+    counts = ", ".join(f"{count} {phase}" for phase, count in sorted(job.members.items()))
+    columns: list[Column[Job]] = [
+        Column("MEMBER", lambda member: f"job/{member.name}"),
+        Column("PHASE", lambda member: member.phase),
+        Column("REASON", lambda member: member.reason),
+        Column("ATTEMPTS", lambda member: member.attempts),
+    ]
+    found = sorted(client.jobs.list(array=job.id), key=lambda member: member.array_index or 0)
+    more = len(found) - SHOWN_MEMBERS
+    rest = f"\n… and {more} more: quarterdeck jobs --array {job.name}" if more > 0 else ""
+    return f"{counts} of {job.array_size}\n{table(found[:SHOWN_MEMBERS], columns)}{rest}"
 
 
 def _service(client: Client, service: Service) -> None:

@@ -44,6 +44,8 @@ def logs(
 ) -> None:
     """Print what ranks wrote, also long after the job's end.
 
+    An array's lines are those of its members, by their time, each with its member's name.
+
     Example: quarterdeck logs job/llama-8b -f --rank 0-3 --since 1h --search nan
     """
     kind, name = job_or_service(subject)
@@ -59,6 +61,9 @@ def logs(
         "regex": regex,
     }
     with connect(project) as client:
+        if kind == "job" and (job := client.jobs.get(name)).array_size is not None:
+            print_array(client, job.id, options, output, follow=follow)
+            return
         if follow:
             print_logs(client, f"{kind}/{name}", options, output)
             return
@@ -95,21 +100,35 @@ def print_logs(
         _print(line, output)
 
 
-def _print(line: LogLine, output: str) -> None:
-    print(line_text(line, output, terminal=sys.stdout.isatty()), flush=True)
+def print_array(
+    client: Client, array: str, options: LogOptions, output: str, *, follow: bool
+) -> None:
+    """Print the lines of an array's members, with `follow` until all have ended."""
+    lines = client.array_logs(
+        array, follow=follow, on_reconnect=lambda reason: note(f"{reason}; trying again"),
+        **options,
+    )  # fmt: skip
+    for member, line in lines:
+        _print(line, output, member)
 
 
-def line_text(line: LogLine, output: str, *, terminal: bool) -> str:
+def _print(line: LogLine, output: str, member: str | None = None) -> None:
+    print(line_text(line, output, terminal=sys.stdout.isatty(), member=member), flush=True)
+
+
+def line_text(line: LogLine, output: str, *, terminal: bool, member: str | None = None) -> str:
     """One line as it is printed: to a terminal with the program's colours, else without; JSON
-    holds the text as it was written."""
+    holds the text as it was written. `member` is whose it is, where several jobs' are shown."""
     if output == "json":
-        return json.dumps(line.model_dump(mode="json"), ensure_ascii=terminal)
+        job = {} if member is None else {"job": member}
+        return json.dumps({**job, **line.model_dump(mode="json")}, ensure_ascii=terminal)
     text = (
         for_terminal(line.line) if terminal and not os.environ.get("NO_COLOR") else plain(line.line)
     )
     if line.stream == "notice":
-        return f"-- {text}"
+        return f"-- {text}" if member is None else f"-- {member}: {text}"
     moment = clock(datetime.fromtimestamp(line.at, UTC))
     epoch = f" e{line.epoch}" if line.epoch > 1 else ""
     stream = f" {line.stream}" if line.stream != "output" else ""
-    return f"[r{line.rank}{epoch}{stream} {moment}] {text}"
+    name = "" if member is None else f"{member} "
+    return f"[{name}r{line.rank}{epoch}{stream} {moment}] {text}"

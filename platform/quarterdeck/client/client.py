@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 import httpx
 
 from quarterdeck.client.access import Keys, Projects, Secrets
+from quarterdeck.client.array_logs import MemberLine, follow_members, read_members
 from quarterdeck.client.assets import Assets
 from quarterdeck.client.config import Connection, discover
 from quarterdeck.client.errors import QuarterdeckError
@@ -257,6 +258,20 @@ class Client:
             self.transport, f"{_path_of(subject)}/logs", LogLine, params, STREAM_RETRY_SECONDS,
             on_reconnect, last_event_id, finished=ended,
         )  # fmt: skip
+
+    def array_logs(
+        self,
+        array: str,
+        *,
+        follow: bool = False,
+        on_reconnect: Callable[[str], None] | None = None,
+        **options: Unpack[LogOptions],
+    ) -> Iterator[MemberLine]:
+        """What the members of an array wrote, merged by time, each line with its member's name;
+        with `follow` until all have ended."""
+        if follow:
+            return follow_members(self, array, options, on_reconnect)
+        return read_members(self, array, options)
 
 
 def split_subject(subject: str) -> tuple[Literal["job", "service"], str]:

@@ -99,11 +99,16 @@ class Jobs:
         """Lines of its ranks in order, at most `limit`; for long logs take `iter_logs`."""
         return list(islice(self.iter_logs(job, **options), limit))
 
-    def iter_logs(self, job: str, **options: Unpack[LogOptions]) -> Iterator[LogLine]:
-        """Lines of its ranks in order, fetched as they are needed. Raises Invalid for a search
-        that cannot be done."""
-        params = {"limit": PAGE_LINES, **log_params(options), **self._scope}
-        return iterate(self._transport, LogLine, self._path(job, "logs"), **params)
+    def iter_logs(
+        self, job: str, *, after: str | None = None, page: int = PAGE_LINES,
+        **options: Unpack[LogOptions],
+    ) -> Iterator[LogLine]:  # fmt: skip
+        """Lines of its ranks in order, `page` of them in a request, after the one whose `cursor`
+        is `after`. An array has none: see `client.array_logs`. Raises Invalid for a search that
+        cannot be done."""
+        params = {"limit": page, **log_params(options), **self._scope}
+        path = self._path(job, "logs")
+        return iterate(self._transport, LogLine, path, cursor=after, **params)
 
     def metrics(
         self, job: str, *, after_step: int | None = None, keys: str | None = None

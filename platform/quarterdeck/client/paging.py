@@ -16,9 +16,10 @@ Item = TypeVar("Item", bound=BaseModel)
 PAGE_SIZE = 100
 
 
-def iterate(transport: Transport, kind: type[Item], path: str, /, **params: Any) -> Iterator[Item]:
-    """Every item of a list, fetching page after page as they are needed."""
-    cursor: str | None = None
+def iterate(
+    transport: Transport, kind: type[Item], path: str, /, cursor: str | None = None, **params: Any
+) -> Iterator[Item]:
+    """Every item of a list after `cursor`, fetching page after page as they are needed."""
     while True:
         page: Page[Any] = transport.get(
             Page[kind],  # type: ignore[valid-type]
