@@ -8,9 +8,10 @@ version and capacity.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import Any
 
 from quarterdeck.controller.requests import job_request, replica_requests, snapshot_of
 from quarterdeck.controller.turns import PAUSE_S, Turns
@@ -27,19 +28,24 @@ from quarterdeck.store.admission import (
     world,
 )
 from quarterdeck.store.array_rows import release_members
+from quarterdeck.store.capacity import Usage, held_capacity, hold_capacity, tentative, usage
 from quarterdeck.store.elastic import note_resize
 from quarterdeck.store.errors import CapacityTaken, StaleRow
+from quarterdeck.store.failures import UNAVAILABLE
 from quarterdeck.store.ids import new_id
-from quarterdeck.store.placements import NewRun, hold_capacity, start_job, start_replica
-from quarterdeck.store.references import Resolution, bind_edges, resolve_job
+from quarterdeck.store.placements import NewRun, start_job, start_jobs, start_replica
+from quarterdeck.store.references import Resolution, bind_edges, independent, resolve_job
 from quarterdeck.store.sessions import Database, Session
 from quarterdeck.store.tables import JobRow, ServiceRow
-from quarterdeck.store.transitions import move_job
+from quarterdeck.store.transitions import JobMove, move_job, move_jobs
 
 log = logging.getLogger(__name__)
 
-BATCH = 50
+BATCH = 100
 """Jobs in one transaction: a commit is dear, and a long transaction holds up beats."""
+
+Change = Callable[[Session, JobRow, str], int]
+Together = Callable[[Session, Sequence[JobRow], str], frozenset[str]]
 
 
 class Admission:
@@ -78,7 +84,17 @@ class Admission:
             for job in jobs
             if job.desired != "run" or job.phase in ("suspended", "waiting")
         }
-        self._each(versions, lease_id, turns, self._move_one)
+        self._each(versions, lease_id, turns, self._move_one, self._move_plain)
+
+    def _move_plain(
+        self, session: Session, jobs: Sequence[JobRow], lease_id: str
+    ) -> frozenset[str]:
+        """The jobs that only have to be looked at: they wait for nothing."""
+        waiting = [job for job in jobs if job.desired == "run" and job.phase == "waiting"]
+        ready = independent(session, waiting)
+        moves = [JobMove(job, JobEvent.RESOLVED) for job in waiting if job.id in ready]
+        move_jobs(session, moves, lease_id=lease_id)
+        return ready
 
     def _move_one(self, session: Session, job: JobRow, lease_id: str) -> int:
         if job.desired == "cancel":
@@ -127,33 +143,59 @@ class Admission:
         versions: Mapping[str, int],
         lease_id: str,
         turns: Turns,
-        change: Callable[[Session, JobRow, str], int],
-        clusters: Iterable[str] = (),
+        change: Change,
+        together: Together,
+        known: dict[str, Usage] | None = None,
     ) -> int:
-        """`change` each job that is still as it was read, several in a transaction; the sum of
-        the answers. A savepoint keeps one job's failure from the others."""
+        """`change` each job that is still as it was read, several in a transaction; how many were
+        changed. `together` first does those that need no looking at in one go; when it fails, or
+        for the others, a savepoint keeps one job's failure from the rest.
+
+        `known` names the clusters to hold, and is kept up to date.
+        """
         done = 0
         everything = list(versions)
         for first in range(0, len(everything), BATCH):
             ids = everything[first : first + BATCH]
-            changed = 0
             with self._database.write() as session:
-                hold_capacity(session, clusters)
-                for job in jobs_by_id(session, ids):
-                    if job.version != versions[job.id] or job.lease_id != lease_id:
+                hold_capacity(session, known or (), known)
+                jobs = [
+                    job
+                    for job in jobs_by_id(session, ids)
+                    if job.version == versions[job.id] and job.lease_id == lease_id
+                ]
+                plain = self._try_together(session, jobs, lease_id, together)
+                changed = len(plain)
+                for job in jobs:
+                    if job.id in plain:
                         continue
                     with turns.turn("job", job.id):
                         try:
-                            with session.begin_nested():
+                            with tentative(session):
                                 changed += change(session, job, lease_id)
                         except (StaleRow, CapacityTaken) as stale:
                             log.info("admission dropped a stale result: %s", stale)
+                after = held_capacity(session)
             done += changed  # only what was committed
+            if known is not None:
+                known.update(after)
         return done
+
+    def _try_together(
+        self, session: Session, jobs: Sequence[JobRow], lease_id: str, together: Together
+    ) -> frozenset[str]:
+        try:
+            with tentative(session):
+                return together(session, jobs, lease_id)
+        except UNAVAILABLE:
+            raise
+        except Exception as error:  # one of them: found, and told of, when each has its turn
+            log.info("admission takes %d jobs one by one: %s", len(jobs), type(error).__name__)
+            return frozenset()
 
     def _place(self, mine: frozenset[str], lease_id: str, turns: Turns) -> int:
         with self._database.read() as session:
-            seen = world(session)
+            seen = world(session, sorted(mine))
         requests, refused = self._requests(seen, mine, turns)
         if not requests and not refused:
             self._rest(turns, seen)
@@ -162,7 +204,7 @@ class Admission:
         jobs = {job.id: job for job in seen.jobs if job.id in mine}
         services = {service.id: service for service in seen.services}
         placed = {each.request_id: each for each in made.assignments if each.request_id in jobs}
-        created = self._start_jobs(jobs, placed, lease_id, turns)
+        created = self._start_jobs(seen, jobs, placed, lease_id, turns)
         for assignment in made.assignments:
             owner = assignment.request_id.partition("#")[0]
             if owner in services:
@@ -202,18 +244,27 @@ class Admission:
 
     def _start_jobs(
         self,
+        seen: World,
         jobs: Mapping[str, JobRow],
         placed: Mapping[str, Assignment],
         lease_id: str,
         turns: Turns,
     ) -> int:
         versions = {job_id: jobs[job_id].version for job_id in placed}
-        clusters = {assignment.cluster for assignment in placed.values()}
+        wanted = {assignment.cluster for assignment in placed.values()}
+        known = usage([row for row in seen.clusters if row.name in wanted], seen.holding)
 
         def start(session: Session, job: JobRow, lease_id: str) -> int:
             return self._start_job(session, job, placed[job.id], lease_id)
 
-        return self._each(versions, lease_id, turns, start, clusters)
+        def start_plain(session: Session, jobs: Sequence[JobRow], lease_id: str) -> frozenset[str]:
+            """First attempts of jobs that read nothing."""
+            ready = independent(session, [job for job in jobs if job.epoch == 0])
+            starts = [(job, _new_run(job, placed[job.id], {})) for job in jobs if job.id in ready]
+            start_jobs(session, starts, lease_id=lease_id)
+            return ready
+
+        return self._each(versions, lease_id, turns, start, start_plain, known)
 
     def _start_job(
         self, session: Session, job: JobRow, assignment: Assignment, lease_id: str
@@ -226,19 +277,7 @@ class Admission:
                 lease_id=lease_id,
             )  # fmt: skip
             return 0
-        spec = {**job.spec}
-        layout, full_ranks = job.layout, None
-        if assignment.smaller is not None and job.smaller_layouts:
-            layout, full_ranks = job.smaller_layouts[assignment.smaller], job.ranks
-        if layout:
-            spec["parallelism"] = layout
-            spec["ranks"] = len(assignment.placements)
-        places = assignment.placements
-        if spec.get("launch") == "per_node":
-            places = by_node(places)
-        new = NewRun(
-            assignment.cluster, places, spec, resolution.inputs, full_ranks=full_ranks
-        )  # fmt: skip
+        new = _new_run(job, assignment, resolution.inputs)
         run = start_job(session, job, new, lease_id=lease_id)
         note_resize(session, run, assignment.why)
         return 1
@@ -287,3 +326,17 @@ class Admission:
                         facts=item.facts,
                         starts_at=item.starts_at,
                     )
+
+
+def _new_run(job: JobRow, assignment: Assignment, inputs: dict[str, Any]) -> NewRun:
+    spec = {**job.spec}
+    layout, full_ranks = job.layout, None
+    if assignment.smaller is not None and job.smaller_layouts:
+        layout, full_ranks = job.smaller_layouts[assignment.smaller], job.ranks
+    if layout:
+        spec["parallelism"] = layout
+        spec["ranks"] = len(assignment.placements)
+    places = assignment.placements
+    if spec.get("launch") == "per_node":
+        places = by_node(places)
+    return NewRun(assignment.cluster, places, spec, inputs, full_ranks=full_ranks)

@@ -44,7 +44,7 @@ def job_request(job: JobRow, seen: World) -> Request | Pending:
         cpus=resources.get("cpus"),
         memory=resources.get("memory"),
         max_duration=job.spec.get("max_duration"),
-        avoid=_quarantined_nodes(job.id, seen.holding),
+        avoid=seen.quarantine.get(job.id, frozenset()),
         excluded=excluded,
         shunned=shunned,
         smaller=_smaller(job),
@@ -96,7 +96,7 @@ def replica_requests(service: ServiceRow, seen: World) -> list[Request]:
     spec = revision.spec
     resources = spec.get("resources") or {}
     parallelism = spec.get("parallelism") or {}
-    avoid = _quarantined_nodes(service.id, seen.holding)
+    avoid = seen.quarantine.get(service.id, frozenset())
     # One at a time: each creation compares and swaps the service's epoch.
     return [
         Request(
@@ -210,12 +210,3 @@ def _ends_at(run: RunRow) -> datetime | None:
     if limit is None or run.quarantined:
         return None
     return (run.claimed_at or run.created_at) + timedelta(seconds=float(limit))
-
-
-def _quarantined_nodes(owner_id: str, holding: Sequence[RunRow]) -> frozenset[str]:
-    return frozenset(
-        placement["node_id"]
-        for run in holding
-        if run.quarantined and run.owner_id == owner_id
-        for placement in run.placements
-    )

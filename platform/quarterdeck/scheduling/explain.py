@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from heapq import nsmallest
 from typing import Protocol
 
 from quarterdeck.scheduling.forecast import starts
@@ -12,7 +13,8 @@ from quarterdeck.scheduling.placement import Pool
 from quarterdeck.scheduling.snapshot import Hold, Pending, Request, Snapshot
 
 MAX_FORECAST = 32
-"""Further back in a pool's queue no start is estimated: each estimate replays those ahead."""
+"""Further back in a pool's queue no start is estimated (each estimate replays those ahead), and
+what runs is not listed: those ahead of it tell."""
 
 
 class PoolLike(Protocol):
@@ -61,26 +63,32 @@ def _waits(request: Request, possible: Sequence[PoolLike], now: datetime) -> Pen
     message = f"needs {request.ranks} {unit}, {free} free in cluster {cluster}"
     if free >= request.ranks:
         message += f", but not {request.tensor} together on enough machines"
-    ends = sorted(
-        (hold for hold in best.holds if hold.ends_at is not None),
-        key=lambda hold: hold.ends_at or now,
-    )
-    if ends:
-        message += "; " + ", ".join(
-            f"{hold.label} ends by {_clock(hold.ends_at or now)}" for hold in ends[:3]
-        )
-    facts += _quarantined(best)
-    facts += exclusion_facts(request, best)
-    open_ended = sorted(
-        {hold.label for hold in best.holds if hold.ends_at is None and not hold.quarantined}
-    )
-    if open_ended:
-        facts.append(f"no known end: {', '.join(open_ended[:5])} (no max_duration)")
+    if len(ahead) < MAX_FORECAST:
+        message += _ends(best, now)
+        facts += _quarantined(best)
+        facts += exclusion_facts(request, best)
+        facts += _open_ended(best)
     if ahead:
-        facts.append(f"ahead of it: {', '.join(other.label for other in ahead[:5])}")
+        more = f" and {len(ahead) - 5} more" if len(ahead) > 5 else ""
+        facts.append(f"ahead of it: {', '.join(other.label for other in ahead[:5])}{more}")
     if starts_at:
         facts.append(f"starts by {_clock(starts_at)} at the latest, if nothing else comes first")
     return Pending(request.id, "InsufficientSlots", message, tuple(facts), starts_at)
+
+
+def _ends(state: PoolLike, now: datetime) -> str:
+    """What is known to end first."""
+    known = (hold for hold in state.holds if hold.ends_at is not None)
+    first = nsmallest(3, known, key=lambda hold: hold.ends_at or now)
+    words = (f"{hold.label} ends by {_clock(hold.ends_at or now)}" for hold in first)
+    return "; " + ", ".join(words) if first else ""
+
+
+def _open_ended(state: PoolLike) -> list[str]:
+    """What runs without a known end."""
+    labels = {hold.label for hold in state.holds if hold.ends_at is None and not hold.quarantined}
+    first = nsmallest(5, labels)
+    return [f"no known end: {', '.join(first)} (no max_duration)"] if first else []
 
 
 def _quarantined(state: PoolLike) -> list[str]:

@@ -9,8 +9,10 @@ activations cross the network. Four stages of 2 × TP 4 on four machines of 8: m
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from quarterdeck.scheduling.snapshot import Hold, NodeView, Request
 from quarterdeck.specs.protocol import RankPlacement
@@ -37,30 +39,27 @@ class Room:
             limits.append(self.memory // (request.memory * size))
         return max(min(limits), 0)
 
-    def take(self, request: Request, ranks: int) -> None:
-        self.slots -= ranks
-        self.cpus -= (request.cpus or 0.0) * ranks
-        self.memory -= (request.memory or 0) * ranks
-
 
 class Pool:
     """The usable machines of one cluster and accelerator, and what is left on each."""
 
     def __init__(self, nodes: Iterable[NodeView]) -> None:
         chosen = sorted(nodes, key=lambda node: (node.host, node.id))
-        self.rooms = {node.id: Room(node, node.slots, node.cpus, node.memory) for node in chosen}
+        self._fill([Room(node, node.slots, node.cpus, node.memory) for node in chosen])
+
+    def _fill(self, rooms: Sequence[Room]) -> None:
+        self.rooms = {room.node.id: room for room in rooms}
+        self.free = sum(max(room.slots, 0) for room in rooms)
+        """Slots that nothing holds."""
+        self._rank = {node_id: rank for rank, node_id in enumerate(self.rooms)}
+        # (free slots, rank), ascending: the fullest machine that takes a gang is found at once.
+        self._fullest_first = sorted((room.slots, rank) for rank, room in enumerate(rooms))
+        self._ids = list(self.rooms)
 
     def copy(self) -> Pool:
         twin = Pool(())
-        twin.rooms = {
-            key: Room(room.node, room.slots, room.cpus, room.memory)
-            for key, room in self.rooms.items()
-        }
+        twin._fill([replace(room) for room in self.rooms.values()])
         return twin
-
-    @property
-    def free(self) -> int:
-        return sum(max(room.slots, 0) for room in self.rooms.values())
 
     @property
     def total(self) -> int:
@@ -69,10 +68,19 @@ class Pool:
     def hold(self, hold: Hold, sign: int = 1) -> None:
         """Take what a run holds (`sign` -1: give it back)."""
         for node_id, slots in hold.slots.items():
-            if room := self.rooms.get(node_id):
-                room.slots -= sign * slots
-                room.cpus -= sign * hold.cpus.get(node_id, 0.0)
-                room.memory -= sign * hold.memory.get(node_id, 0)
+            if node_id in self.rooms:
+                cpus, memory = hold.cpus.get(node_id, 0.0), hold.memory.get(node_id, 0)
+                self._take(node_id, sign * slots, sign * cpus, sign * memory)
+
+    def _take(self, node_id: str, slots: int, cpus: float, memory: int) -> None:
+        room, rank = self.rooms[node_id], self._rank[node_id]
+        del self._fullest_first[bisect_left(self._fullest_first, (room.slots, rank))]
+        self.free -= max(room.slots, 0)
+        room.slots -= slots
+        room.cpus -= cpus
+        room.memory -= memory
+        self.free += max(room.slots, 0)
+        insort(self._fullest_first, (room.slots, rank))
 
     def place(self, request: Request) -> tuple[RankPlacement, ...] | None:
         """All ranks of the gang, or None when not all of them fit. Takes nothing."""
@@ -113,7 +121,8 @@ class Pool:
             slots[node_id] = slots.get(node_id, 0) + 1
             cpus[node_id] = cpus.get(node_id, 0.0) + (ask.cpus or 0.0)
             memory[node_id] = memory.get(node_id, 0) + (ask.memory or 0)
-            self.rooms[node_id].take(ask, 1)
+        for node_id in slots:
+            self._take(node_id, slots[node_id], cpus[node_id], memory[node_id])
         cluster = next(iter(self.rooms.values())).node.cluster
         return Hold(request.label, cluster, slots, cpus, memory)
 
@@ -144,6 +153,15 @@ class Pool:
             chosen.append((node_id, taken * size))
             left -= taken
         return chosen
+
+    def _fullest(self, request: Request, units: int, size: int) -> str | None:
+        """The fullest machine that takes the whole gang."""
+        first = bisect_left(self._fullest_first, (units * size, -1))
+        for _, rank in islice(self._fullest_first, first, None):
+            node_id = self._ids[rank]
+            if self.rooms[node_id].groups(request, size) >= units:
+                return node_id
+        return None
 
 
 def _ranks(chosen: Sequence[tuple[str, int]]) -> tuple[RankPlacement, ...]:

@@ -100,10 +100,12 @@ def _eligible(
 
 def _try(states: Sequence[PoolState], request: Request, now: datetime) -> Assignment | None:
     for state in states:
+        if len(state.waiting) > MAX_BACKFILL_HEADS:
+            continue
         placed = state.pool.place(request)
         if placed is None:
             continue
-        trial = state.pool.copy()
+        trial = state.pool.copy() if state.waiting else state.pool
         hold = trial.take(request, placed)
         if request.max_duration is not None:
             hold = replace(hold, ends_at=now + timedelta(seconds=request.max_duration))
@@ -124,8 +126,6 @@ def _try_smaller(states: Sequence[PoolState], request: Request, now: datetime) -
 
 
 def _harmless(state: PoolState, trial: Pool, hold: Hold, now: datetime) -> bool:
-    if len(state.waiting) > MAX_BACKFILL_HEADS:
-        return False
     before = starts(state.pool, state.holds, state.waiting, now)
     after = starts(trial, [*state.holds, hold], state.waiting, now)
     return not delays(before, after)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
 from sqlalchemy import and_, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.store.capacity import holding_runs
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.leases import claim_rows
 from quarterdeck.store.node_faults import faults_of
 from quarterdeck.store.orphans import Restore, read_restore
 from quarterdeck.store.outbox import append_event
-from quarterdeck.store.placements import holding_runs
 from quarterdeck.store.tables import (
     ClusterRow,
     JobRow,
@@ -31,6 +32,9 @@ from quarterdeck.store.text import clean
 from quarterdeck.store.transitions import ACTOR
 
 LEASE_S = 30.0
+VIEW = 5_000
+"""Of a longer queue only the first are planned, beside those that are leased: that many hold what
+they wait for against all behind them."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,16 @@ class World:
     """Of machines, by the job that they failed."""
     restore: Restore | None = None
     """What is open since a backup was restored."""
+
+    @cached_property
+    def quarantine(self) -> Mapping[str, frozenset[str]]:
+        """Nodes on which a given-up run of the owner may live, by owner id."""
+        nodes: dict[str, set[str]] = {}
+        for run in self.holding:
+            if run.quarantined:
+                held = nodes.setdefault(run.owner_id, set())
+                held.update(placement["node_id"] for placement in run.placements)
+        return {owner: frozenset(held) for owner, held in nodes.items()}
 
 
 def claim_jobs(session: Session, lease_id: str, limit: int = 2000) -> list[str]:
@@ -81,8 +95,10 @@ def jobs_by_id(session: Session, ids: Sequence[str]) -> Sequence[JobRow]:
     ).all()
 
 
-def world(session: Session) -> World:
-    """Clusters, machines, holds, queued jobs and services that may lack replicas."""
+def world(session: Session, leased: Sequence[str] = ()) -> World:
+    """Clusters, machines, holds, queued jobs (the first of all, and the `leased` ones) and
+    services that may lack replicas."""
+    clusters = session.scalars(select(ClusterRow)).all()  # first: see capacity.usage
     services = session.scalars(
         select(ServiceRow)
         .where(ServiceRow.desired == "run", ServiceRow.phase != "stopped")
@@ -104,18 +120,14 @@ def world(session: Session) -> World:
             .order_by(RunRow.epoch)
         ):
             replicas.setdefault(run.owner_id, []).append(run)
-    jobs = session.scalars(
-        select(JobRow)
-        .where(JobRow.phase == "queued", JobRow.desired == "run", JobRow.array_size.is_(None))
-        .order_by(JobRow.priority.desc(), JobRow.ordinal)
-    ).all()
+    jobs = _queue(session, leased)
     secrets: frozenset[tuple[str, str]] = frozenset()
     if any(job.spec.get("secrets") for job in jobs):
         found = session.execute(select(SecretRow.project, SecretRow.name))
         secrets = frozenset((project, name) for project, name in found)
     return World(
         now=session.execute(select(database_now())).scalar_one(),
-        clusters=session.scalars(select(ClusterRow)).all(),
+        clusters=clusters,
         nodes=session.scalars(select(NodeRow).where(NodeRow.phase != "dead")).all(),
         holding=holding_runs(session),
         jobs=jobs,
@@ -126,6 +138,17 @@ def world(session: Session) -> World:
         faults=faults_of(session, [job.id for job in jobs]) if jobs else {},
         restore=read_restore(session),
     )
+
+
+def _queue(session: Session, leased: Sequence[str]) -> list[JobRow]:
+    queued = select(JobRow).where(
+        JobRow.phase == "queued", JobRow.desired == "run", JobRow.array_size.is_(None)
+    )
+    first = queued.order_by(JobRow.priority.desc(), JobRow.ordinal).limit(VIEW)
+    jobs = {job.id: job for job in session.scalars(first)}
+    if len(jobs) == VIEW and (others := [each for each in leased if each not in jobs]):
+        jobs |= {job.id: job for job in session.scalars(queued.where(JobRow.id.in_(others)))}
+    return sorted(jobs.values(), key=lambda job: (-job.priority, job.ordinal))
 
 
 def note_pending(

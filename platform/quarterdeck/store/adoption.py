@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from quarterdeck.lifecycle.job import JOB, JobEvent
 from quarterdeck.lifecycle.run import ENDED, RunEvent
 from quarterdeck.specs.protocol import SupervisorReport
+from quarterdeck.store.capacity import count_placed
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.ids import new_id, next_ordinal
 from quarterdeck.store.outbox import append_event
@@ -163,6 +164,7 @@ def _remake_run(session: Session, report: SupervisorReport, revision: int | None
     )  # fmt: skip
     session.add(run)
     session.flush()
+    count_placed(session, run.cluster)
     return run
 
 

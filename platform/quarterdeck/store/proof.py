@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.job import JOB, WITH_RUN
 from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.store.capacity import holding_runs
 from quarterdeck.store.columns import current_transaction, database_now
 from quarterdeck.store.orphans import orphans, read_restore
-from quarterdeck.store.placements import holding_runs
 from quarterdeck.store.settings import EPOCHS_A_GENERATION, generation
 from quarterdeck.store.tables import (
     CheckpointRow,

@@ -6,7 +6,7 @@ can never come.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,18 @@ def bind_edges(session: Session, job: JobRow) -> None:
         session.add(edge)
     job.edges_bound = True
     session.flush()
+
+
+def independent(session: Session, jobs: Sequence[JobRow]) -> frozenset[str]:
+    """Ids of those jobs that wait for no job and read no version: their resolution is empty."""
+    waits = {job.id: job.array_id or job.id for job in jobs}
+    edges = select(JobEdgeRow.job_id).where(JobEdgeRow.job_id.in_(set(waits.values())))
+    bound = set(session.scalars(edges))
+    return frozenset(
+        job.id
+        for job in jobs
+        if job.edges_bound and waits[job.id] not in bound and not references_in(job.spec)
+    )
 
 
 def resolve_job(session: Session, job: JobRow) -> Resolution:

@@ -61,6 +61,6 @@ def set_log_policies(session: Session, policies: Sequence[LogPolicy], *, actor: 
     )
 
 
-def next_epoch(session: Session, newest: int) -> int:
-    """The epoch after `newest`, in this generation's range."""
-    return max(newest + 1, generation(session) * EPOCHS_A_GENERATION + 1)
+def next_epoch(newest: int, generation: int) -> int:
+    """The epoch after `newest`, in the generation's range."""
+    return max(newest + 1, generation * EPOCHS_A_GENERATION + 1)

@@ -33,6 +33,8 @@ class ClusterRow(Base):
     was heard all that time: after an outage of the control plane itself nobody is silent."""
     generation: Mapped[int] = mapped_column(default=0)
     """The newest under which the agent has told every supervisor that lives here."""
+    placed: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """How many runs were ever created here: see capacity.py."""
     created_at: Mapped[datetime] = mapped_column(default=database_now())
 
 

@@ -6,17 +6,20 @@ the caller's transaction; it raises StaleRow when the row changed since it was r
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.job import JOB, JobEvent
+from quarterdeck.lifecycle.machine import Transition
 from quarterdeck.lifecycle.run import ENDED, RunEvent, machine_of
 from quarterdeck.lifecycle.service import SERVICE, ServiceEvent
 from quarterdeck.store.columns import database_now
-from quarterdeck.store.leases import swap
-from quarterdeck.store.outbox import append_event
+from quarterdeck.store.leases import swap, swap_all
+from quarterdeck.store.outbox import Fact, append_event, append_events
 from quarterdeck.store.tables import JobRow, KeyRow, RunRow, ServiceRow
 from quarterdeck.store.text import clean
 
@@ -37,13 +40,54 @@ def move_job(
 ) -> None:
     """Apply `event` to a job. Raises IllegalTransition or StaleRow, with nothing written."""
     step = JOB.step(job.phase, event)
-    why = reason or step.reason
+    changes = _changes(job, step, reason, message, values or {})
+    swap(session, job, changes, lease_id=lease_id)
+    append_event(session, **vars(_fact(job, step, reason, message, job.epoch)))
+
+
+@dataclass(frozen=True)
+class JobMove:
+    """One of several changes of phase that are written together."""
+
+    job: JobRow
+    event: JobEvent
+    message: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def move_jobs(session: Session, moves: Sequence[JobMove], *, lease_id: str) -> None:
+    """`move_job` of several jobs in a few statements: all of them or, where it raises
+    IllegalTransition or StaleRow, none once the caller's savepoint is rolled back. The rows in
+    memory stay as they were read."""
+    steps = [JOB.step(move.job.phase, move.event) for move in moves]
+    both = list(zip(moves, steps, strict=True))
+    epochs = [move.values.get("epoch", move.job.epoch) for move in moves]
+    swap_all(
+        session,
+        [(move.job, _changes(move.job, step, None, move.message, move.values))
+         for move, step in both],
+        lease_id=lease_id,
+    )  # fmt: skip
+    facts = [
+        _fact(move.job, step, None, move.message, epoch)
+        for (move, step), epoch in zip(both, epochs, strict=True)
+    ]
+    append_events(session, facts)
+
+
+def _changes(
+    job: JobRow,
+    step: Transition[JobEvent],
+    reason: str | None,
+    message: str,
+    values: Mapping[str, Any],
+) -> dict[str, Any]:
     changes: dict[str, Any] = {
         "phase": step.after,
-        "reason": why,
+        "reason": reason or step.reason,
         "message": clean(message),
         "facts": [],
-        **(values or {}),
+        **values,
     }
     if step.after == "running" and job.started_at is None:
         changes["started_at"] = database_now()
@@ -52,16 +96,21 @@ def move_job(
         changes["eta_seconds"] = None
     if step.after != "queued":
         changes["starts_at"] = None
-    swap(session, job, changes, lease_id=lease_id)
-    append_event(
-        session,
+    return changes
+
+
+def _fact(
+    job: JobRow, step: Transition[JobEvent], reason: str | None, message: str, epoch: int
+) -> Fact:
+    why = reason or step.reason
+    return Fact(
         type="job.phase",
         subject=f"job/{job.name}",
         subject_id=job.id,
         project=job.project,
         message=f"{step.before} → {step.after}: {why}" + (f" ({message})" if message else ""),
         actor=ACTOR,
-        data={"from": step.before, "to": step.after, "reason": why, "epoch": job.epoch},
+        data={"from": step.before, "to": step.after, "reason": why, "epoch": epoch},
     )
 
 

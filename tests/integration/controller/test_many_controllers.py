@@ -7,7 +7,9 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import select
+from sqlalchemy.orm.attributes import set_committed_value
 
 from quarterdeck.controller.loop import Controller
 from quarterdeck.controller.turns import Turns
@@ -68,11 +70,11 @@ def test_two_plans_of_the_same_moment_create_one_run(platform: Any, make: Any) -
 
     first._start_jobs = hold
     first.tick()
-    jobs, placed, _, turns = seen[0]
+    world, jobs, placed, _, turns = seen[0]
     with platform.database.write() as session:
         session.get_one(JobRow, job_id).lease_id = "both"
-    assert second._start_jobs(jobs, placed, "both", turns) == 1
-    assert second._start_jobs(jobs, placed, "both", turns) == 0
+    assert second._start_jobs(world, jobs, placed, "both", turns) == 1
+    assert second._start_jobs(world, jobs, placed, "both", turns) == 0
     assert len(platform.runs(job_id)) == 1
 
 
@@ -115,19 +117,20 @@ def plans_of_an_empty_machine(platform: Any, make: Any) -> list[tuple[Any, ...]]
             row = session.get_one(JobRow, job_id)
             row.desired, row.lease_id = "suspend", "all"
             row.lease_until = row.created_at + timedelta(hours=1)
-    assert [len(placed) for _, placed, _, _ in captured] == [1, 1, 1]
+    assert [len(placed) for _, _, placed, _, _ in captured] == [1, 1, 1]
     with platform.database.write() as session:
-        for _, placed, _, _ in captured:
+        for _, _, placed, _, _ in captured:
             session.get_one(JobRow, next(iter(placed))).desired = "run"
     return captured
 
 
 def test_one_batch_cannot_give_slots_twice(platform: Any, make: Any) -> None:
     captured = plans_of_an_empty_machine(platform, make)
-    jobs = {job_id: job for found, _, _, _ in captured for job_id, job in found.items()}
-    placed = {job_id: given for _, found, _, _ in captured for job_id, given in found.items()}
+    world = captured[0][0]
+    jobs = {job_id: job for _, found, _, _, _ in captured for job_id, job in found.items()}
+    placed = {job_id: given for _, _, found, _, _ in captured for job_id, given in found.items()}
     admission = Controller(platform.database).admission
-    assert admission._start_jobs(jobs, placed, "all", Turns()) == 1
+    assert admission._start_jobs(world, jobs, placed, "all", Turns()) == 1
     assert sum(len(platform.runs(job_id)) for job_id in placed) == 1
 
 
@@ -138,8 +141,45 @@ def test_plans_of_old_snapshots_cannot_share_slots(platform: Any, make: Any) -> 
     admission = Controller(platform.database).admission
 
     def work(index: int) -> None:
-        jobs, placed, _, turns = captured[index]
-        created.append(admission._start_jobs(jobs, placed, "all", turns))
+        world, jobs, placed, _, turns = captured[index]
+        created.append(admission._start_jobs(world, jobs, placed, "all", turns))
 
     assert together(3, work) == []
     assert sorted(created) == [0, 0, 1]
+
+
+def test_one_that_changed_meanwhile_keeps_none_of_its_batch_from_starting(
+    platform: Any, make: Any
+) -> None:
+    """What is written together falls back to one by one."""
+    jobs = [platform.submit(make["command"](f"j{i}")) for i in range(4)]
+    admission = Controller(platform.database).admission
+    together_ = admission._try_together
+
+    def change_one(session: Any, rows: Any, lease_id: str, work: Any) -> Any:
+        for row in rows:
+            if row.id == jobs[1] and row.phase == "queued":
+                set_committed_value(row, "version", row.version - 1)  # as read before a change
+        return together_(session, rows, lease_id, work)
+
+    admission._try_together = change_one
+    assert admission.tick() == 3
+    assert [platform.job(job_id).phase for job_id in jobs] == [
+        "starting", "queued", "starting", "starting",
+    ]  # fmt: skip
+    assert [len(platform.runs(job_id)) for job_id in jobs] == [1, 0, 1, 1]
+    assert Controller(platform.database).admission.tick() == 1
+
+
+def test_a_long_queue_is_planned_from_its_front(
+    platform: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quarterdeck.store.admission.VIEW", 3)
+    platform.agent.nodes = {"n1": 4}
+    platform.agent.beat()
+    jobs = [platform.submit(make["command"](f"j{i}")) for i in range(8)]
+    late = platform.submit(make["command"]("urgent", priority="high"))
+    assert Controller(platform.database).admission.tick() == 4
+    started = [job_id for job_id in [late, *jobs] if platform.job(job_id).phase == "starting"]
+    assert started == [late, *jobs[:3]]
+    assert "ahead" in " ".join([platform.job(jobs[-1]).message, *platform.job(jobs[-1]).facts])

@@ -1,0 +1,177 @@
+"""Capacity in use: what is free on a cluster, counted under its lock.
+
+Counting anew what every living run holds costs more the more there are. A cluster's `placed` rises
+with each run that is created on it, so who counted once can tell that nothing was added since;
+ended runs only give room back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.expression import ColumnElement
+
+from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.specs.protocol import RankPlacement
+from quarterdeck.store.errors import CapacityTaken
+from quarterdeck.store.settings import generation
+from quarterdeck.store.tables import ClusterRow, NodeRow, RunRow
+
+_ROOMS = "rooms"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Slots in use by node id, when `placed` runs had been created on the cluster."""
+
+    placed: int
+    used: Mapping[str, int]
+
+
+@dataclass
+class _Room:
+    """What a cluster has to give, under its lock."""
+
+    connected: bool
+    told: bool
+    """Its agent has been heard since the last restore of the database."""
+    placed: int
+    slots: dict[str, int]
+    """By node, of those that take work."""
+    used: dict[str, int]
+
+
+def holding_runs(session: Session, cluster: str | None = None) -> Sequence[RunRow]:
+    """Runs that hold slots: not ended, or given up and not proven dead."""
+    query = select(RunRow).where(_holds())
+    if cluster is not None:
+        query = query.where(RunRow.cluster == cluster)
+    return session.scalars(query).all()
+
+
+def _holds() -> ColumnElement[bool]:
+    return RunRow.phase.not_in(sorted(ENDED)) | RunRow.quarantined
+
+
+def usage(clusters: Iterable[ClusterRow], holding: Iterable[RunRow]) -> dict[str, Usage]:
+    """What `holding` use of each cluster. The clusters must have been read before them: a run
+    that came between then is counted, and shows in the cluster's next `placed`."""
+    found = {row.name: Usage(row.placed, {}) for row in clusters}
+    slots: dict[str, dict[str, int]] = {name: {} for name in found}
+    for run in holding:
+        if (used := slots.get(run.cluster)) is not None:
+            _add(used, run.placements)
+    return {name: Usage(each.placed, slots[name]) for name, each in found.items()}
+
+
+def hold_capacity(
+    session: Session, clusters: Iterable[str], known: Mapping[str, Usage] | None = None
+) -> None:
+    """Lock clusters until the transaction's end and count what is free once, for all runs that it
+    creates. Call it before any savepoint: rolling one back would give the lock away.
+
+    `known` spares the count where nothing was created since.
+    """
+    rooms = session.info.setdefault(_ROOMS, {})
+    for cluster in sorted(set(clusters)):
+        rooms[cluster] = _room(session, cluster, (known or {}).get(cluster))
+
+
+def held_capacity(session: Session) -> dict[str, Usage]:
+    """What the clusters that this transaction holds have in use once it is committed."""
+    rooms: dict[str, _Room] = session.info.get(_ROOMS, {})
+    return {name: Usage(room.placed, room.used) for name, room in rooms.items()}
+
+
+@contextmanager
+def tentative(session: Session) -> Iterator[None]:
+    """A savepoint; what is raised rolls it back, with the room that was reserved inside."""
+    rooms: dict[str, _Room] = session.info.get(_ROOMS, {})
+    before = {name: replace(room, used=dict(room.used)) for name, room in rooms.items()}
+    try:
+        with session.begin_nested():
+            yield
+    except BaseException:
+        rooms.update(before)
+        raise
+
+
+def reserve(session: Session, cluster: str, placements: Sequence[RankPlacement]) -> None:
+    """Take room for one gang, one creator a cluster at a time. Raises CapacityTaken."""
+    rooms: dict[str, _Room] = session.info.get(_ROOMS, {})
+    room = rooms.get(cluster) or _room(session, cluster, None)
+    if not room.connected:
+        raise CapacityTaken(f"cluster {cluster} is not connected any more")
+    if not room.told:
+        raise CapacityTaken(f"cluster {cluster} has not told what lives there since a restore")
+    wanted = slots_used_by(placements)
+    for node_id, slots in wanted.items():
+        if node_id not in room.slots:
+            raise CapacityTaken(f"node {node_id} takes no work any more")
+        if room.used.get(node_id, 0) + slots > room.slots[node_id]:
+            raise CapacityTaken(f"node {node_id} has fewer than {slots} slots free")
+    for node_id, slots in wanted.items():
+        room.used[node_id] = room.used.get(node_id, 0) + slots
+
+
+def count_placed(session: Session, cluster: str, runs: int = 1) -> None:
+    """Tell others that `runs` were created on the cluster."""
+    session.execute(
+        update(ClusterRow)
+        .where(ClusterRow.name == cluster)
+        .values(placed=ClusterRow.placed + runs)
+        .execution_options(synchronize_session=False)
+    )
+    rooms: dict[str, _Room] = session.info.get(_ROOMS, {})
+    if (room := rooms.get(cluster)) is not None:
+        room.placed += runs
+
+
+def slots_used_by(placements: Iterable[RankPlacement]) -> Mapping[str, int]:
+    """Slots that one gang wants of each node."""
+    wanted: dict[str, int] = {}
+    for placement in placements:
+        wanted[placement.node_id] = wanted.get(placement.node_id, 0) + placement.slots
+    return wanted
+
+
+def _room(session: Session, cluster: str, known: Usage | None) -> _Room:
+    found = session.execute(
+        select(ClusterRow.phase, ClusterRow.generation, ClusterRow.placed)
+        .where(ClusterRow.name == cluster)
+        .with_for_update()
+    ).one_or_none()
+    nodes = session.execute(
+        select(NodeRow.id, NodeRow.slots).where(
+            NodeRow.cluster == cluster,
+            NodeRow.phase == "alive",
+            NodeRow.cordoned.is_(False),
+            NodeRow.quarantined.is_(False),
+        )
+    )
+    placed = found.placed if found is not None else 0
+    return _Room(
+        connected=found is not None and found.phase == "connected",
+        told=found is not None and found.generation >= generation(session),
+        placed=placed,
+        slots={row.id: row.slots for row in nodes},
+        used=dict(known.used) if known and known.placed == placed else _count(session, cluster),
+    )
+
+
+def _count(session: Session, cluster: str) -> dict[str, int]:
+    used: dict[str, int] = {}
+    query = select(RunRow.placements).where(RunRow.cluster == cluster, _holds())
+    for placements in session.scalars(query):
+        _add(used, placements)
+    return used
+
+
+def _add(used: dict[str, int], placements: Iterable[Mapping[str, object]]) -> None:
+    for placement in placements:
+        node, slots = str(placement["node_id"]), placement.get("slots", 1)
+        used[node] = used.get(node, 0) + int(str(slots))
