@@ -71,7 +71,7 @@ def prepare(
     documents = in_order(read_documents(data, project, root))
     for document in documents:
         caller.check_project(document.parsed.project)
-    check_workdirs(documents, artifacts)
+    check_workdirs(database, documents, artifacts)
     with database.read() as session:
         fleet = read_fleet(session)
     judgements = {

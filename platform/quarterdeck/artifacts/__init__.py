@@ -11,7 +11,7 @@ from quarterdeck.artifacts.archive import (
 from quarterdeck.artifacts.digests import file_digest, folder_digest
 from quarterdeck.artifacts.errors import ArtifactError, Corrupt, DiskFull, UnsafePath
 from quarterdeck.artifacts.store import ArtifactStore
-from quarterdeck.artifacts.uploads import path_of_upload
+from quarterdeck.artifacts.uploads import path_of_upload, upload_at
 
 __all__ = [
     "ArtifactError",
@@ -28,4 +28,5 @@ __all__ = [
     "pack",
     "path_of_upload",
     "unpack",
+    "upload_at",
 ]

@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -103,3 +104,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def delete_unfinished(folder: Path, older_than: float) -> int:
+    """Delete what killed writers left below a folder and nobody has written for so many seconds."""
+    count = 0
+    for file in folder.rglob(f"{TEMPORARY}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - file.stat().st_mtime > older_than:
+                file.unlink()
+                count += 1
+    return count

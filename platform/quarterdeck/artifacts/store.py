@@ -274,6 +274,12 @@ class ArtifactStore:
         filesystem.rm(key, recursive=True)
         return count
 
+    def delete_unfinished(self, path: str, older_than: float) -> int:
+        """Delete unfinished writes below a folder that nobody has added to for so many seconds;
+        answers how many. Remote stores publish and drop theirs themselves."""
+        folder = self.local_path(path)
+        return 0 if folder is None else local.delete_unfinished(folder, older_than)
+
     def free_bytes(self) -> int | None:
         """Bytes that still fit; None where the store has no such limit."""
         return None if self.root is None else local.free_bytes(self.root)

@@ -13,10 +13,12 @@ from quarterdeck.controller.elastic import Regrowing
 from quarterdeck.controller.log_keeper import LogKeeper
 from quarterdeck.controller.log_retention import LogRetention
 from quarterdeck.controller.orphans import Orphans
-from quarterdeck.controller.retention import Files, Retention
+from quarterdeck.controller.retention import Retention
 from quarterdeck.controller.runs import Runs
 from quarterdeck.controller.services import Services
+from quarterdeck.controller.uploads import UploadFiles, UploadRetention
 from quarterdeck.lifecycle.logs import LogBounds
+from quarterdeck.lifecycle.uploads import KEEP_S
 from quarterdeck.store.fleet_watch import SILENT_AFTER_S
 from quarterdeck.store.sessions import Database
 
@@ -28,6 +30,7 @@ ERROR_PAUSE_S = (1.0, 30.0)
 RETENTION_PAUSE_S = 10.0
 LOG_PAUSE_S = 2.0
 LOG_RETENTION_PAUSE_S = 300.0
+UPLOAD_RETENTION_PAUSE_S = 900.0
 REGROW_PAUSE_S = 2.0
 
 
@@ -36,17 +39,19 @@ class Controller:
 
     `files` is the artifact store; None leaves files alone. `lost_after` overrides the seconds of
     silence by owner type (`job`, `service`); `silent_after` those of a cluster's agent;
-    `log_bounds` how much of logs is kept.
+    `log_bounds` how much of logs is kept, `keep_uploads` for how many seconds after the end of
+    its last job an upload is.
     """
 
     def __init__(
         self,
         database: Database,
-        files: Files | None = None,
+        files: UploadFiles | None = None,
         *,
         lost_after: dict[str, float] | None = None,
         silent_after: float = SILENT_AFTER_S,
         log_bounds: LogBounds | None = None,
+        keep_uploads: float | None = KEEP_S,
     ) -> None:
         self.clusters = Clusters(database, silent_after)
         self.orphans = Orphans(database)
@@ -59,6 +64,7 @@ class Controller:
         self.log_keeper = LogKeeper(database, files) if files is not None else None
         bounds = log_bounds or LogBounds()
         self.log_retention = LogRetention(database, files, bounds) if files is not None else None
+        self.uploads = UploadRetention(database, files, keep_uploads) if files is not None else None
 
     def tick(self) -> int:
         """Every reconciler once, in the order of cause and effect; how much changed."""
@@ -71,6 +77,8 @@ class Controller:
             changed += self.log_keeper.tick()
         if self.log_retention is not None:
             changed += self.log_retention.tick()
+        if self.uploads is not None:
+            changed += self.uploads.tick()
         return changed
 
     def run(self, stop: threading.Event) -> None:
@@ -91,6 +99,8 @@ class Controller:
             loops.append(("log keeper", self.log_keeper.tick, LOG_PAUSE_S))
         if self.log_retention is not None:
             loops.append(("log retention", self.log_retention.tick, LOG_RETENTION_PAUSE_S))
+        if self.uploads is not None:
+            loops.append(("uploads", self.uploads.tick, UPLOAD_RETENTION_PAUSE_S))
         threads = [
             threading.Thread(
                 target=_repeat, args=(name, tick, pause, stop), name=f"controller-{name}"

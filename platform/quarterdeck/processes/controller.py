@@ -28,7 +28,10 @@ def run_controller(settings: Settings) -> None:
     database = Database.open(settings.database_url)
     try:
         files = ArtifactStore(settings.artifacts_uri, settings.artifacts_options)
-        Controller(database, files, log_bounds=settings.log_bounds).run(stop)
+        controller = Controller(
+            database, files, log_bounds=settings.log_bounds, keep_uploads=settings.keep_uploads
+        )
+        controller.run(stop)
     finally:
         database.close()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quarterdeck.lifecycle.logs import LogBounds
+from quarterdeck.lifecycle.uploads import KEEP_S
 from quarterdeck.processes.home import Home, choose_home
 from quarterdeck.specs.units import parse_duration, parse_memory
 
@@ -24,13 +25,15 @@ class Settings:
     artifacts_uri: str
     artifacts_options: dict[str, Any] = field(repr=False)
     log_bounds: LogBounds = field(default_factory=LogBounds)
+    keep_uploads: float | None = KEEP_S
+    """Seconds after the end of an upload's last job; None: for ever."""
 
 
 def read_settings(environment: Mapping[str, str], start: Path, user_home: Path) -> Settings:
     """Settings from `QUARTERDECK_HOME`, `QUARTERDECK_DATABASE_URL`, `QUARTERDECK_ARTIFACTS`,
     `QUARTERDECK_ARTIFACTS_OPTIONS` (a JSON object), and for logs `QUARTERDECK_LOGS_KEEP` (a
     duration), `…_LOGS_BYTES`, `…_LOGS_PROJECT_BYTES`, `…_LOGS_JOB_BYTES` (sizes; `none` is no
-    bound). Raises ValueError for wrong ones."""
+    bound); `QUARTERDECK_UPLOADS_KEEP` (a duration or `none`). Raises ValueError for wrong ones."""
     home = choose_home(environment, start, user_home)
     return Settings(
         home=home,
@@ -38,23 +41,13 @@ def read_settings(environment: Mapping[str, str], start: Path, user_home: Path) 
         artifacts_uri=environment.get("QUARTERDECK_ARTIFACTS") or home.artifacts_uri,
         artifacts_options=_options(environment.get("QUARTERDECK_ARTIFACTS_OPTIONS", "{}")),
         log_bounds=_log_bounds(environment),
+        keep_uploads=_bound(environment, "UPLOADS_KEEP", parse_duration, KEEP_S),
     )
 
 
 def _log_bounds(environment: Mapping[str, str]) -> LogBounds:
     def read(name: str, parse: Callable[[object], Bound], default: Bound | None) -> Bound | None:
-        text = environment.get(f"QUARTERDECK_LOGS_{name}")
-        if not text:
-            return default
-        if text == "none":
-            return None
-        try:
-            bound = parse(text)
-        except ValueError as error:
-            raise ValueError(f"QUARTERDECK_LOGS_{name}: {error}; or write none") from error
-        if bound <= 0:
-            raise ValueError(f"QUARTERDECK_LOGS_{name}: {text} is not above zero; or write none")
-        return bound
+        return _bound(environment, f"LOGS_{name}", parse, default)
 
     usual = LogBounds()
     return LogBounds(
@@ -63,6 +56,24 @@ def _log_bounds(environment: Mapping[str, str]) -> LogBounds:
         project_bytes=read("PROJECT_BYTES", parse_memory, usual.project_bytes),
         owner_bytes=read("JOB_BYTES", parse_memory, usual.owner_bytes),
     )
+
+
+def _bound(
+    environment: Mapping[str, str], name: str, parse: Callable[[object], Bound],
+    default: Bound | None,
+) -> Bound | None:  # fmt: skip
+    text = environment.get(f"QUARTERDECK_{name}")
+    if not text:
+        return default
+    if text == "none":
+        return None
+    try:
+        bound = parse(text)
+    except ValueError as error:
+        raise ValueError(f"QUARTERDECK_{name}: {error}; or write none") from error
+    if bound <= 0:
+        raise ValueError(f"QUARTERDECK_{name}: {text} is not above zero; or write none")
+    return bound
 
 
 def _options(text: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from quarterdeck.store.tables_record import (
     CheckpointRow,
     EventRow,
     StepMetricsRow,
+    UploadRow,
 )
 from quarterdeck.store.tables_work import (
     JobEdgeRow,
@@ -55,4 +56,5 @@ __all__ = [
     "SettingRow",
     "StepMetricsRow",
     "TunnelRow",
+    "UploadRow",
 ]

@@ -73,6 +73,19 @@ class CheckpointRow(Base):
     )
 
 
+class UploadRow(Base):
+    """Bytes that somebody sent, with whoever is deleting them; see store.uploads."""
+
+    __tablename__ = "uploads"
+
+    project: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    touched_at: Mapped[datetime] = mapped_column(default=database_now(), index=True)
+    """When somebody last sent it, asked for it or submitted a job that names it."""
+    claim_id: Mapped[str | None]
+    claim_until: Mapped[datetime | None]
+
+
 class AssetVersionRow(Base):
     """A version of a model, dataset or tokenizer."""
 

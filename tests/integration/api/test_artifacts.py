@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import update
+
+from quarterdeck.artifacts import ArtifactStore, path_of_upload
+from quarterdeck.store.columns import database_now
+from quarterdeck.store.tables import JobRow, UploadRow
+from quarterdeck.store.uploads import UploadKey, claim_upload, forget_upload
 from tests.integration.api.conftest import Asker, Platform, command, paths, problem
 
 CONTENT = os.urandom(3_000_000)
@@ -88,3 +95,38 @@ def test_jobs_name_uploads_that_are_there(open_api: Callable[..., Platform]) -> 
     assert apply() == "created"
     # The same bytes from another commit are the same job.
     assert apply(commit="d" * 40, dirty=True, folder="/home/b") == "unchanged"
+
+
+def test_what_retention_took_is_asked_for_again(
+    open_api: Callable[..., Platform], tmp_path: Path
+) -> None:
+    store = ArtifactStore(str(tmp_path / "store"))
+    platform = open_api(artifacts_uri=store.uri)
+    admin, key = platform.admin, UploadKey("default", DIGEST)
+    send(admin)
+    upload = {"digest": DIGEST, "size": len(CONTENT)}
+    job = admin.post("/jobs", command("a", workdir=upload)).json()["id"]
+    with platform.database.write() as session:
+        session.execute(update(JobRow).values(phase="failed", ended_at=database_now(-9e6)))
+        session.execute(update(UploadRow).values(touched_at=database_now(-9e6)))
+        assert claim_upload(session, key, "claim-1")
+    # From its claim on nobody finds it, and who sends it waits for the deletion.
+    assert problem(admin.get(f"/artifacts/{DIGEST}")) == "not_found"
+    for answer in (
+        admin.post("/jobs", command("a", workdir=upload)), admin.post(f"/jobs/{job}/retry")
+    ):  # fmt: skip
+        assert (problem(answer), paths(answer)) == ("invalid_document", ["workdir.digest"])
+        assert "submit the folder again" in answer.json()["detail"]
+    sent: list[int] = []
+    sender = threading.Thread(target=lambda: sent.append(send(admin).status_code))
+    sender.start()
+    sender.join(1)
+    assert sender.is_alive()
+    store.delete_prefix(path_of_upload("default", DIGEST))
+    with platform.database.write() as session:
+        assert forget_upload(session, key, "claim-1")
+    sender.join(30)
+    assert sent == [200]
+    assert admin.post(f"/jobs/{job}/retry").status_code == 200
+    with platform.database.write() as session:
+        assert not claim_upload(session, key, "claim-2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
@@ -11,16 +12,19 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from quarterdeck.api.auth import Caller, Operator, ProjectQuery, Viewer
+from quarterdeck.api.auth import Operator, ProjectQuery, Viewer
 from quarterdeck.api.problems import ProblemError, documented
 from quarterdeck.api.state import ApiState, State
+from quarterdeck.api.uploads import hold_upload, size_of
 from quarterdeck.artifacts import DiskFull, path_of_upload
 from quarterdeck.specs.resources import Artifact
 from quarterdeck.specs.workdir import DIGEST
+from quarterdeck.store.uploads import CLAIM_S, UploadKey, touch
 
 router = APIRouter(prefix="/artifacts", tags=["artifacts"])
 Digest = Annotated[str, Path(pattern=DIGEST, description="SHA-256 of the content, hexadecimal.")]
 PART = 2**20
+WAIT_S, WAIT_BEYOND_S = 0.25, 10.0
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -29,7 +33,7 @@ _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "
     response_model=Artifact,
     responses=documented(
         "key_unknown", "access_denied", "digest_mismatch", "invalid_request", "storage_full",
-        "too_many_streams",
+        "too_many_streams", "artifacts_unavailable",
     ),
     openapi_extra={"requestBody": {"required": True, "content": _BINARY}},
 )  # fmt: skip
@@ -38,13 +42,29 @@ async def put_artifact(
 ) -> Any:
     """Upload bytes; they exist once the whole body has arrived and has this digest. What is there
     already stays."""
-    path = path_of_upload(caller.named_in(project), digest)
-    size = await to_thread.run_sync(_size, state, path)
+    home = caller.named_in(project)
+    size = await to_thread.run_sync(hold_upload, state.database, state.artifacts, home, digest)
     if size is None:
         state.news.check_room()
         with state.news.place():
-            size = await _receive(state, path, digest, request)
+            await _hold(state, UploadKey(home, digest))
+            size = await _receive(state, path_of_upload(home, digest), digest, request)
+            await _hold(state, UploadKey(home, digest))
     return Artifact(digest=digest, size=size)
+
+
+async def _hold(state: ApiState, key: UploadKey) -> None:
+    """Keep retention away; wait while it deletes an earlier upload of the same content."""
+
+    def held() -> bool:
+        with state.database.write() as session:
+            return touch(session, key)
+
+    for _ in range(int((CLAIM_S + WAIT_BEYOND_S) / WAIT_S)):
+        if await to_thread.run_sync(held):
+            return
+        await asyncio.sleep(WAIT_S)
+    raise ProblemError("artifacts_unavailable", f"upload {key.digest} is being deleted: send later")
 
 
 async def _receive(state: ApiState, path: str, digest: str, request: Request) -> int:
@@ -95,8 +115,13 @@ async def _parts(request: Request) -> AsyncIterator[bytes]:
 def get_artifact(
     digest: Digest, state: State, caller: Viewer, project: ProjectQuery = None
 ) -> Any:  # fmt: skip
-    """Whether an upload is there, and its size in bytes."""
-    return Artifact(digest=digest, size=_found(state, caller, digest, project)[1])
+    """Whether an upload is there, and its size in bytes. One that is stays for a day at least, so
+    that a job can name it."""
+    home = caller.named_in(project)
+    size = hold_upload(state.database, state.artifacts, home, digest)
+    if size is None:
+        raise _missing(home, digest)
+    return Artifact(digest=digest, size=size)
 
 
 @router.get(
@@ -111,7 +136,11 @@ def get_artifact_content(
     digest: Digest, state: State, caller: Viewer, project: ProjectQuery = None
 ) -> Any:
     """An upload's bytes."""
-    path, size = _found(state, caller, digest, project)
+    home = caller.named_in(project)
+    path = path_of_upload(home, digest)
+    size = size_of(state.artifacts, path)
+    if size is None:
+        raise _missing(home, digest)
     stream = state.artifacts.open(path)
 
     def parts() -> Iterator[bytes]:
@@ -124,17 +153,5 @@ def get_artifact_content(
     )
 
 
-def _found(state: ApiState, caller: Caller, digest: str, project: str | None) -> tuple[str, int]:
-    home = caller.named_in(project)
-    path = path_of_upload(home, digest)
-    size = _size(state, path)
-    if size is None:
-        raise ProblemError("not_found", f"project {home} has no upload {digest}: upload it")
-    return path, size
-
-
-def _size(state: ApiState, path: str) -> int | None:
-    try:
-        return state.artifacts.size(path)
-    except FileNotFoundError:
-        return None
+def _missing(project: str, digest: str) -> ProblemError:
+    return ProblemError("not_found", f"project {project} has no upload {digest}: upload it")

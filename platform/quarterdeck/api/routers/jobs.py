@@ -163,6 +163,7 @@ def retry_job(
 ) -> Any:
     """Run an ended job's spec again, as a new job."""
     home = caller.named_in(project)
+    intents.check_retry(state.database, state.artifacts, caller, id, home)
 
     def work(session: Session) -> r.Job:
         row = job_queries.get_job(session, id, home)
