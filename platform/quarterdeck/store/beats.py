@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from quarterdeck.lifecycle.observe import UNKNOWN
 from quarterdeck.lifecycle.run import ENDED
 from quarterdeck.specs.protocol import BeatReply, RunBeat
 from quarterdeck.store.beat_records import (
@@ -51,7 +52,7 @@ def record_beat(session: Session, run_id: str, beat: RunBeat) -> BeatReply:
         add_run_events(session, run, beat.events)
         add_log_matches(session, run, beat.log_matches)
         if job is not None:
-            _progress(job, beat)
+            _progress(job, run, beat)
         run.beat_seq = beat.seq
     return _reply(run, now)
 
@@ -117,7 +118,9 @@ def _observe(run: RunRow, beat: RunBeat) -> None:
         run.endpoint = beat.endpoint.model_dump(mode="json")
 
 
-def _progress(job: JobRow, beat: RunBeat) -> None:
+def _progress(job: JobRow, run: RunRow, beat: RunBeat) -> None:
+    if job.phase == run.phase == "running" and run.reason != UNKNOWN:
+        job.message = run.reported_message  # e.g. until when a failed attempt is held
     if beat.step is not None:
         job.step = beat.step
     if beat.steps_total is not None:

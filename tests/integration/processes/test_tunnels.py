@@ -17,6 +17,7 @@ import pytest
 
 from quarterdeck.client import Client
 from quarterdeck.client.config import read_key
+from quarterdeck.client.jobs import ENDED
 from quarterdeck.processes.home import Home
 
 from .conftest import Machine, free_port
@@ -38,7 +39,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, C
     """A platform on which job/talker runs two ranks, and the port of rank 0's web server."""
     folder = tmp_path_factory.mktemp("tunnels")
     machine = Machine(Home(folder / ".quarterdeck"), free_port(), free_port())
-    up = machine.run("up", "--detach", "--slots", "2", *machine.up_arguments[2:], timeout=240)
+    up = machine.run("up", "--detach", "--slots", "3", *machine.up_arguments[2:], timeout=240)
     assert up.returncode == 0, up.stderr
     key = read_key(machine.home.admin_key)
     web = free_port()
@@ -79,6 +80,29 @@ def test_exec_runs_in_the_ranks_environment_and_passes_its_code(
         while time.monotonic() < deadline:
             os.kill(pid, 0)
             time.sleep(0.1)
+
+
+def test_what_a_failed_attempt_had_is_there_while_it_is_held(
+    there: tuple[Machine, Client, int],
+) -> None:
+    machine, client, _ = there
+    client.secrets.set("TOKEN", "s3cret")
+    job = client.submit(
+        {"kind": "command", "name": "held", "command": "echo seen > evidence; exit 3",
+         "env": {"COLOUR": "blue"}, "secrets": ["TOKEN"], "hold_on_failure": "10m"}
+    )  # fmt: skip
+    deadline = time.monotonic() + SECONDS
+    while not (found := client.jobs.get(job.id)).message.startswith("held until"):
+        assert time.monotonic() < deadline and found.phase not in ENDED, found
+        time.sleep(0.2)
+    assert found.phase == "running" and "code 3" in found.message
+    done = machine.run(
+        "exec", "job/held", "--", "sh", "-c",
+        "cat evidence; echo $COLOUR $RANK; cat $QUARTERDECK_SECRETS_DIR/TOKEN; exit 7",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (7, "seen\nblue 0\ns3cret"), done.stderr
+    client.jobs.cancel("held")
+    assert client.wait("held", timeout=SECONDS).phase == "cancelled"
 
 
 def test_a_terminal_there_is_as_large_as_the_one_here(there: tuple[Machine, Client, int]) -> None:
