@@ -18,6 +18,9 @@ Content = TypeVar("Content", bound=BaseModel)
 SILENCE = 35.0
 """Seconds without a byte after which a connection counts as lost: three keep-alives."""
 
+OPENED = "open"
+"""The comment with which a stream begins, before all that there is to tell."""
+
 
 @dataclass(frozen=True)
 class ServerEvent:
@@ -77,7 +80,8 @@ def follow(
 ) -> Iterator[Content]:
     """Every message of a stream as `kind`, across reconnections, until it is finished.
 
-    The end is an event named `end`, or silence (a keep-alive, a closed stream) while `finished()`.
+    The end is an event named `end`, or silence (two keep-alives, a closed stream) while
+    `finished()`.
     A broken connection is taken up after the last message seen; without any message for
     `retry_seconds` of trying raises Unreachable.
     """
@@ -89,14 +93,18 @@ def follow(
         if last is not None:
             headers["Last-Event-ID"] = last
         try:
+            over = False
             with transport.stream(path, params, headers, SILENCE) as response:
                 for message in parse_events(split_lines(response.iter_text())):
                     lost_at, waits = None, pauses()
                     last = message.id if message.id is not None else last
                     if message.event == "end":
                         return
-                    if message.event == "comment" and finished is not None and finished():
-                        return
+                    if message.event == "comment" and message.data != OPENED:
+                        if over:
+                            return
+                        # What came just before the end may still be on its way.
+                        over = finished is not None and finished()
                     if message.event == "message":
                         yield _read(kind, message.data)
             if finished is not None and finished():
