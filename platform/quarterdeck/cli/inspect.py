@@ -77,6 +77,7 @@ def _job(client: Client, job: Job) -> None:
         Column("STEP", lambda run: run.step),
         Column("GOODPUT", _goodput),
         Column("AGE", lambda run: age(run.created_at)),
+        Column("MESSAGE", why_ended),
     ]
     if job.array_size is not None:
         _section("members", _members(client, job))
@@ -133,6 +134,15 @@ def _service(client: Client, service: Service) -> None:
         _section("replicas", table(service.replicas, replicas))
     last = list(client.services.events(service.id))[-LAST_EVENTS:]
     _section("last events", "\n".join(event_line(event) for event in last))
+
+
+def why_ended(run: Run) -> str:
+    """Of an attempt that did not end well: whom its first failure blames, and what it says."""
+    failed = run.failure
+    if failed is None:
+        return run.message if run.phase in ("lost", "preempted", "cancelled") else ""
+    lines = failed.message.strip().splitlines()
+    return f"{failed.blame}: {lines[0] if lines else 'no message'}"
 
 
 def _goodput(run: Run) -> str:

@@ -90,13 +90,21 @@ def ranks(texts: list[str]) -> list[int]:
 
 
 def print_logs(
-    client: Client, subject: str, options: LogOptions | None = None, output: str = "table"
+    client: Client,
+    subject: str,
+    options: LogOptions | None = None,
+    output: str = "table",
+    attempt: int | None = None,
 ) -> None:
-    """Print log lines as they come, until the job has ended."""
+    """Print log lines as they come, until the job has ended; between those of two attempts a note
+    says why the earlier failed. `attempt` is that of the first line, where that is known."""
     lines = client.follow_logs(
         subject, on_reconnect=lambda reason: note(f"{reason}; reconnecting"), **(options or {})
     )
     for line in lines:
+        if attempt is not None and line.epoch > attempt:
+            _tell_failures(client, subject, attempt, line.epoch)
+        attempt = max(attempt or 0, line.epoch)
         _print(line, output)
 
 
@@ -110,6 +118,17 @@ def print_array(
     )  # fmt: skip
     for member, line in lines:
         _print(line, output, member)
+
+
+def _tell_failures(client: Client, subject: str, first: int, end: int) -> None:
+    from quarterdeck.cli.inspect import why_ended
+
+    kind, name = job_or_service(subject)
+    if kind != "job":
+        return
+    for run in reversed(client.jobs.runs(name)):
+        if first <= run.attempt < end and (why := why_ended(run)):
+            note(f"attempt {run.attempt} {run.phase}: {why}")
 
 
 def _print(line: LogLine, output: str, member: str | None = None) -> None:

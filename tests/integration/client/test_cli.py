@@ -140,6 +140,27 @@ def test_one_job_is_explained(
     assert cli("clusters", "-o", "name").out == "cluster/local\n"
 
 
+def test_the_reason_of_a_restart_is_seen_also_after_a_success(
+    cli: Cli, platform: Platform, client: Client, running_job: Callable[..., Job]
+) -> None:
+    job = running_job()
+    assert job.run_id is not None
+    platform.write(job.run_id, "first line")
+    failure = Failure(rank=1, blame="node", message="port 1 was taken\nby another program")
+    platform.run_beat(job.run_id, "failed", failure=failure)
+    platform.work()
+    second = client.jobs.get(job.id).run_id
+    assert second is not None and second != job.run_id
+    platform.write(second, "second line")
+    platform.run_beat(second, "succeeded")
+    attempts = [row for row in cli("describe", "job/hello").out.splitlines() if "run-" in row]
+    assert attempts[0].split()[:3] == ["2", second, "succeeded"] and "port" not in attempts[0]
+    assert attempts[1].endswith("  node: port 1 was taken")
+    followed = cli("logs", "job/hello", "-f")
+    assert [row[-2:] for row in followed.rows] == [["first", "line"], ["second", "line"]]
+    assert followed.err == "attempt 1 failed: node: port 1 was taken\n"
+
+
 def test_exit_codes_tell_how_a_job_ended(
     cli: Cli, platform: Platform, running_job: Callable[..., Job]
 ) -> None:
