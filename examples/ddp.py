@@ -23,11 +23,8 @@ class Net(nn.Module):
         return self.output(torch.relu(self.hidden(x)))
 
 
-def main() -> None:
-    cuda = torch.cuda.is_available()
-    dist.init_process_group("nccl" if cuda else "gloo")
-    rank = dist.get_rank()
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+def train(rank: int, device: torch.device) -> torch.Tensor:
+    """The sum of the trained weights, which is the same on all ranks."""
     torch.manual_seed(rank)
     model = DistributedDataParallel(Net().to(device))
     optimizer = optim.SGD(model.parameters(), lr=0.05)
@@ -39,7 +36,16 @@ def main() -> None:
         optimizer.step()
         if rank == 0 and step % 5 == 0:
             print(f"step {step} loss {loss.item():.4f}")
-    weights = torch.cat([one.detach().flatten() for one in model.parameters()]).sum()
+    return torch.cat([one.detach().flatten() for one in model.parameters()]).sum()
+
+
+def main() -> None:
+    cuda = torch.cuda.is_available()
+    dist.init_process_group("nccl" if cuda else "gloo")
+    rank = dist.get_rank()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    # The model is gone before the process group is: the other way round torch can hang at the end.
+    weights = train(rank, device)
     everyone = [torch.zeros_like(weights) for _ in range(dist.get_world_size())]
     dist.all_gather(everyone, weights)
     same = all(torch.equal(other, weights) for other in everyone)
