@@ -95,6 +95,22 @@ def test_blame_of_an_exit(
     assert (found.blame, found.traceback) == (blame, "last words")
 
 
+@pytest.mark.parametrize(
+    ("tail", "port", "blame"),
+    [
+        ("failed to listen. port: 20123, name: EADDRINUSE, message: ...", 20123, "node"),
+        ("OSError: [Errno 98] Address already in use: 0.0.0.0:20123", 20123, "node"),
+        ("port: 8080, name: EADDRINUSE", 20123, "user_code"),
+        ("port: 120123, name: EADDRINUSE", 20123, "user_code"),
+        ("port: 20123, name: EADDRINUSE", None, "user_code"),
+        ("meeting at port 20123", 20123, "user_code"),
+    ],
+)
+def test_a_rank_is_not_to_blame_for_its_taken_port(tail: str, port: int | None, blame: str) -> None:
+    found = exit_failure("command", 0, 1.0, code=1, number=None, oom=False, tail=tail, port=port)
+    assert found is not None and found.blame == blame
+
+
 def test_clean_exit_is_no_failure() -> None:
     assert exit_failure("command", 0, 1.0, code=0, number=None, oom=False, tail="") is None
 

@@ -127,11 +127,11 @@ class Supervisor:
     async def _carry(self, order: RunOrder) -> None:
         self._run = order
         self._spool = Spool()
+        self._gang = Gang(order)
         self._ledger = Ledger(
             order.kind, order.placements, self._spool, time.monotonic(),
-            resumed=order.owner_type == "job" and order.attempt > 1,
+            resumed=order.owner_type == "job" and order.attempt > 1, ports=self._gang.ports,
         )  # fmt: skip
-        self._gang = Gang(order)
         client = client_for(order.api_url, order.run_key)
         self._beats = Beats(client, order.run_id, self._spool, self._status, self._on_reply)
         beating = asyncio.create_task(self._beats.run())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ _FATAL_OF_ITS_OWN = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFP
 
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
 """What the C library says, in everybody's last lines."""
+_PORT_TAKEN = ("address already in use", "eaddrinuse")
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,18 @@ def first_failure(failures: Sequence[RankFailure]) -> RankFailure | None:
 
 
 def exit_failure(
-    kind: str, rank: int, at: float, *, code: int | None, number: int | None, oom: bool, tail: str
+    kind: str,
+    rank: int,
+    at: float,
+    *,
+    code: int | None,
+    number: int | None,
+    oom: bool,
+    tail: str,
+    port: int | None = None,
 ) -> RankFailure | None:
     """What an exit means that nobody explained; None for a clean one. `number` is a signal,
-    `tail` the rank's last output."""
+    `tail` the rank's last output, `port` the one that the rank was told to open for the others."""
     users = kind == "command"
     blame: Blame
     if number is not None:
@@ -77,7 +87,15 @@ def exit_failure(
         blame, message = "unknown", f"rank {rank} is gone and left no exit code"
     elif users and any(sign in tail for sign in _DISK_FULL):
         blame, message = "disk", f"rank {rank} exited with code {code}: no space was left"
+    elif port is not None and _port_taken(tail, port):
+        blame = "node"
+        message = f"rank {rank} exited with code {code}: another program took its port {port}"
     else:
         blame = "user_code" if users else "unknown"
         message = f"rank {rank} exited with code {code}"
     return RankFailure(rank, at, blame, message, traceback=tail, exit_code=code, signal=number)
+
+
+def _port_taken(tail: str, port: int) -> bool:
+    said = any(sign in tail.lower() for sign in _PORT_TAKEN)
+    return said and re.search(rf"(?<!\d){port}(?!\d)", tail) is not None

@@ -91,6 +91,8 @@ class Gang:
             self.hosts.setdefault(place.node_id, []).append(place)
         for places in self.hosts.values():
             places.sort(key=lambda place: place.local_rank)
+        self.ports: dict[int, int] = {}
+        """By rank, once known: those that ranks are told to open for the others."""
         self._group: PlacementGroup | None = None
         self._actors: dict[str, Any] = {}
         self._ended = self._given_up = False
@@ -139,6 +141,12 @@ class Gang:
             )
         )
         berths = berths_of(order, self.hosts, facts)
+        self.ports |= {
+            berth.rank: berth.master_port
+            for here in berths.values()
+            for berth in here
+            if berth.world_rank == 0
+        }
         if self.order.spec.get("setup"):
             # It ends by itself, or with the run: for what it does there is no usual time.
             await self._all(

@@ -12,7 +12,7 @@ import shutil
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,7 @@ from quarterdeck_workers.supervisor.berths import (
     tunnel_launch,
     workdir_of,
 )
+from quarterdeck_workers.supervisor.ports import HeldPorts
 from quarterdeck_workers.supervisor.presence import announce
 from quarterdeck_workers.supervisor.worlds import Berth, HostFacts
 
@@ -84,6 +85,7 @@ class Host:
         self._setup_rank = 0
         self._heard = self._loop.time()
         self._lease: asyncio.Task[None] | None = None
+        self._ports: HeldPorts | None = None
 
     async def prepare(self, order: RunOrder, roles: list[str]) -> HostFacts:
         """Where this host is: its node's address, a free port for each of `roles`, its devices.
@@ -110,9 +112,9 @@ class Host:
             await asyncio.to_thread(restore_tracking, order, workdir)
             self._tracking = Tracking(order, workdir)
         address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-        ports = _free_ports(address, roles)
+        self._ports = HeldPorts(roles)
         accelerators = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-        return HostFacts(address, ports, [str(each) for each in accelerators])
+        return HostFacts(address, self._ports.by_name, [str(each) for each in accelerators])
 
     async def set_up(self, order: RunOrder, berth: Berth) -> None:
         """Have what `setup` makes on this node, for all ranks here. Raises SetupFailed."""
@@ -255,6 +257,8 @@ class Host:
         if self._held is not None:
             release(*self._held)
             self._held = None
+        if self._ports is not None:
+            self._ports.release()
 
     async def open_tunnel(self, request: TunnelToOpen, api_url: str, cluster: str) -> None:
         """Start the process that opens a tunnel beside one of the ranks here.
@@ -296,17 +300,6 @@ def _has_rank_0(order: RunOrder) -> bool:
     """Whether this node is rank 0's."""
     here = ray.get_runtime_context().get_node_id()
     return any(place.rank == 0 and place.node_id == here for place in order.placements)
-
-
-def _free_ports(address: str, names: list[str]) -> dict[str, int]:
-    """A free port for each name; held together, so that no two are the same."""
-    ports = {}
-    with ExitStack() as probes:
-        for name in names:
-            probe = probes.enter_context(socket.socket())
-            probe.bind((address, 0))
-            ports[name] = int(probe.getsockname()[1])
-    return ports
 
 
 def start_blame(error: BaseException) -> Blame:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -66,6 +66,8 @@ class Ledger:
     started: float
     resumed: bool = False
     """An attempt after the first."""
+    ports: Mapping[int, int] = field(default_factory=dict)
+    """By rank: those that ranks were told to open for the others."""
     ranks: dict[int, RankRecord] = field(init=False)
     goodput: Goodput = field(init=False)
     failures: list[RankFailure] = field(default_factory=list)
@@ -199,6 +201,7 @@ class Ledger:
         failure = exit_failure(
             self.kind, rank.placement.rank, float(message["at"]), code=message.get("code"),
             number=message.get("signal"), oom=bool(message.get("oom")), tail=rank.tail,
+            port=self.ports.get(rank.placement.rank),
         )  # fmt: skip
         if failure is None or (self.stopping and self.kind == "command"):
             return
