@@ -1,39 +1,120 @@
-"""Machines that join a cluster, and a gang pinned across them."""
+"""Machines that join a cluster, and gangs across them."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 from conftest import Machine, marked
 from worker_recorder import Recorder
 
+from quarterdeck.specs.protocol import NodeReport
 
-def test_machines_join_and_a_gang_is_pinned_to_the_chosen_ones(
+SUM = """
+import torch, torch.distributed as dist
+dist.init_process_group('gloo')
+total = torch.tensor(10 ** dist.get_rank())
+dist.all_reduce(total)
+print(dist.get_rank(), dist.get_world_size(), int(total), flush=True)
+dist.destroy_process_group()
+"""
+ANSWER = """
+import os, socket
+listener = socket.create_server(('', int(os.environ['MASTER_PORT'])))
+connection, _ = listener.accept()
+print('asked by', connection.recv(100).decode(), flush=True)
+connection.sendall(b'42')
+"""
+ASK = """
+import os, socket, time
+role = 'QUARTERDECK_ROLE_SERVER_'
+where = os.environ[role + 'MASTER_ADDR'], int(os.environ[role + 'MASTER_PORT'])
+assert os.environ[role + 'HOSTS'] == where[0] != os.environ['MASTER_ADDR'], dict(os.environ)
+for _ in range(300):
+    try:
+        connection = socket.create_connection(where, 10)
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.1)
+connection.sendall(os.environ['QUARTERDECK_ROLE'].encode())
+print('answered', connection.recv(100).decode(), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def joined(
     recorder: Recorder, machine: Machine, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+) -> Iterator[list[Machine]]:
+    """Two machines of two slots beside the head."""
     joined = [
         Machine(tmp_path_factory.mktemp("j"), recorder.url, 2, address, join=True)
         for address in ("127.0.0.3", "127.0.0.4")
     ]
     try:
         recorder.wait(lambda: len(recorder.nodes) == 3, 90)
-        nodes = {node.address: node for node in recorder.nodes}
-        assert sorted(nodes) == ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
-        assert [nodes[address].slots for address in sorted(nodes)] == [8, 2, 2]
-        assert [nodes[address].is_head for address in sorted(nodes)] == [True, False, False]
-        chosen = [nodes[address].node_id for address in ("127.0.0.4", "127.0.0.3", "127.0.0.4")]
-        command = "echo $RANK $LOCAL_RANK $LOCAL_WORLD_SIZE $GROUP_RANK $MASTER_ADDR"
-        run = recorder.submit("pinned", "command", {"command": command}, nodes=chosen)
-        assert recorder.ended(run).reported_phase == "succeeded"
-        said = [recorder.lines(run, rank) for rank in range(3)]
-        assert said == [["0 0 2 0 127.0.0.4"], ["1 0 1 1 127.0.0.4"], ["2 1 2 0 127.0.0.4"]]
-
-        lost = recorder.submit("lost-node", "command", {"command": "sleep 600"}, nodes=chosen[1:])
-        recorder.pids(lost)
-        joined[0].close()
-        failure = recorder.ended(lost, 90).failure
-        assert failure is not None
-        assert (failure.rank, failure.blame) == (0, "node")
+        yield joined
     finally:
         for each in joined:
             each.close()
     assert [marked(each.home) for each in joined] == [[], []]
+
+
+@pytest.fixture
+def nodes(recorder: Recorder, joined: list[Machine]) -> dict[str, NodeReport]:
+    return {node.address: node for node in recorder.nodes}
+
+
+def test_machines_join_and_a_gang_is_pinned_to_the_chosen_ones(
+    recorder: Recorder, nodes: dict[str, NodeReport]
+) -> None:
+    assert sorted(nodes) == ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
+    assert [nodes[address].slots for address in sorted(nodes)] == [8, 2, 2]
+    assert [nodes[address].is_head for address in sorted(nodes)] == [True, False, False]
+    chosen = [nodes[address].node_id for address in ("127.0.0.4", "127.0.0.3", "127.0.0.4")]
+    command = "echo $RANK $LOCAL_RANK $LOCAL_WORLD_SIZE $GROUP_RANK $MASTER_ADDR"
+    run = recorder.submit("pinned", "command", {"command": command}, nodes=chosen)
+    assert recorder.ended(run).reported_phase == "succeeded"
+    said = [recorder.lines(run, rank) for rank in range(3)]
+    assert said == [["0 0 2 0 127.0.0.4"], ["1 0 1 1 127.0.0.4"], ["2 1 2 0 127.0.0.4"]]
+
+
+def test_torchrun_meets_across_machines_by_the_variables_alone(
+    recorder: Recorder, nodes: dict[str, NodeReport]
+) -> None:
+    chosen = [nodes[address].node_id for address in ("127.0.0.3", "127.0.0.4")]
+    spec = {"command": f'echo "{SUM}" > sum.py && torchrun sum.py', "launch": "per_node"}
+    run = recorder.submit("across", "command", spec, nodes=chosen, slots=2)
+    final = recorder.ended(run, 180)
+    assert final.reported_phase == "succeeded", final.failure
+    for place, ranks in enumerate(((0, 1), (2, 3))):
+        found = [line for line in recorder.lines(run, place) if line.endswith(" 4 1111")]
+        assert sorted(found) == [f"{rank} 4 1111" for rank in ranks]
+
+
+def test_roles_find_each_other_across_machines(
+    recorder: Recorder, nodes: dict[str, NodeReport]
+) -> None:
+    roles = {
+        "server": {"ranks": 1, "command": f'python -c "{ANSWER}"'},
+        "asker": {"ranks": 1, "command": f'python -c "{ASK}"'},
+    }
+    chosen = [nodes[address].node_id for address in ("127.0.0.3", "127.0.0.4")]
+    run = recorder.submit(
+        "two-roles", "command", {"roles": roles}, nodes=chosen, roles=["server", "asker"]
+    )
+    final = recorder.ended(run, 120)
+    assert final.reported_phase == "succeeded", final.failure
+    said = [recorder.lines(run, rank) for rank in range(2)]
+    assert said == [["asked by asker"], ["answered 42"]]
+
+
+def test_the_failure_of_a_machine_is_blamed_on_it(
+    recorder: Recorder, joined: list[Machine], nodes: dict[str, NodeReport]
+) -> None:
+    chosen = [nodes[address].node_id for address in ("127.0.0.3", "127.0.0.4")]
+    lost = recorder.submit("lost-node", "command", {"command": "sleep 600"}, nodes=chosen)
+    recorder.pids(lost)
+    joined[0].close()
+    failure = recorder.ended(lost, 90).failure
+    assert failure is not None
+    assert (failure.rank, failure.blame) == (0, "node")
