@@ -16,8 +16,8 @@ from quarterdeck.specs.kinds import PretrainSpec, TokenizerSpec
 from quarterdeck.specs.resources import FieldProblem
 from quarterdeck.specs.training import Parallelism
 from quarterdeck.store import fleet_queries
+from quarterdeck.store.fleet_queries import Machines
 from quarterdeck.store.sessions import Session
-from quarterdeck.store.tables import NodeRow
 
 ARCHITECTURAL = ("heads", "width", "layers", "zero", "batch", "ramp", "positions", "sequence")
 """Rules that no hardware can mend."""
@@ -54,8 +54,8 @@ def read_fleet(session: Session) -> Fleet:
     """What is alive now."""
     hardware: dict[str, list[Hardware]] = {}
     slots: dict[str, int] = {}
-    for node in fleet_queries.living_nodes(session):
-        slots[node.cluster] = slots.get(node.cluster, 0) + node.slots
+    for node in fleet_queries.living_machines(session):
+        slots[node.cluster] = slots.get(node.cluster, 0) + node.slots * node.count
         entry = _hardware(node)
         known = hardware.setdefault(node.cluster, [])
         if entry is not None and entry not in known:
@@ -63,7 +63,7 @@ def read_fleet(session: Session) -> Fleet:
     return Fleet(hardware, slots)
 
 
-def _hardware(node: NodeRow) -> Hardware | None:
+def _hardware(node: Machines) -> Hardware | None:
     if node.slots <= 0:
         return None
     if node.accelerator == CPU:

@@ -16,8 +16,7 @@ from pydantic import BaseModel
 from quarterdeck.api.auth import Caller
 from quarterdeck.api.problems import ProblemError
 from quarterdeck.api.state import ApiState
-from quarterdeck.store.access_queries import find_answer, remember_answer, reserve_answer
-from quarterdeck.store.failures import Duplicate
+from quarterdeck.store.access_queries import remember_answer, reserve_answer
 from quarterdeck.store.sessions import Session
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -66,26 +65,11 @@ def once(
     Two requests with one key at the same moment: the second waits for the first one's commit.
     Raises ProblemError `idempotency_key_reused` when the key stood for another request.
     """
-    try:
-        return _attempt(state, caller, creation, kind, work)
-    except Duplicate:
-        if creation.key is None:
-            raise
-        # The other taker of the key has committed: now its answer is there.
-        return _attempt(state, caller, creation, kind, work)
-
-
-def _attempt(
-    state: ApiState,
-    caller: Caller,
-    creation: Creation,
-    kind: type[Answer],
-    work: Callable[[Session], Answer],
-) -> Answer:
     with state.database.write() as session:
         if creation.key is None:
             return work(session)
-        found = find_answer(session, caller.key.id, creation.key)
+        actor, key = caller.key.id, creation.key
+        found = reserve_answer(session, actor, key, creation.request_digest)
         if found is not None:
             if found.request_digest != creation.request_digest:
                 raise ProblemError(
@@ -94,9 +78,8 @@ def _attempt(
                 )
             sealed = str(found.response["sealed"]).encode()
             return kind.model_validate_json(state.vault.open(sealed))
-        row = reserve_answer(session, caller.key.id, creation.key, creation.request_digest)
         answer = work(session)
         # Sealed, because an answer may hold a new key.
         sealed = state.vault.seal(answer.model_dump_json())
-        remember_answer(session, row, 200, {"sealed": sealed.decode()})
+        remember_answer(session, actor, key, 200, {"sealed": sealed.decode()})
         return answer

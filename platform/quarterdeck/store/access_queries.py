@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import NotFound
+from quarterdeck.store.inserts import insert_ignoring
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.paging import fetch_page
 from quarterdeck.store.tables import IdempotencyRow, ProjectRow, SecretRow
@@ -105,26 +106,29 @@ def _tell(session: Session, project: str, name: str, message: str, actor: str) -
     )  # fmt: skip
 
 
-def find_answer(session: Session, actor: str, key: str) -> IdempotencyRow | None:
-    """The remembered answer to this caller's request with this Idempotency-Key."""
-    return session.get(IdempotencyRow, (actor, key))
-
-
-def reserve_answer(session: Session, actor: str, key: str, request_digest: str) -> IdempotencyRow:
-    """Take the key for the running transaction: a second taker waits for this one's end and
-    then fails (failures.Duplicate)."""
-    row = IdempotencyRow(actor=actor, key=key, request_digest=request_digest, status=0, response={})
-    session.add(row)
-    session.flush()
-    return row
+def reserve_answer(
+    session: Session, actor: str, key: str, request_digest: str
+) -> IdempotencyRow | None:
+    """Take this caller's Idempotency-Key for the running transaction; or, where an earlier
+    request has it, what is remembered of that. Who comes second waits for the first one's end."""
+    taken = session.scalar(
+        insert_ignoring(session, IdempotencyRow, ["actor", "key"])
+        .values(actor=actor, key=key, request_digest=request_digest, status=0, response={})
+        .returning(IdempotencyRow.key)
+    )
+    return None if taken is not None else session.get_one(IdempotencyRow, (actor, key))
 
 
 def remember_answer(
-    session: Session, row: IdempotencyRow, status: int, response: dict[str, Any]
+    session: Session, actor: str, key: str, status: int, response: dict[str, Any]
 ) -> None:
     """Complete a reservation in its transaction."""
-    row.status, row.response = status, response
-    session.flush()
+    session.execute(
+        update(IdempotencyRow)
+        .where(IdempotencyRow.actor == actor, IdempotencyRow.key == key)
+        .values(status=status, response=response)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def forget_answers(session: Session, days: float, limit: int = 500) -> int:

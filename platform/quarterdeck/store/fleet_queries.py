@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from quarterdeck.store.dead_nodes import Held, held_by_node
@@ -87,10 +87,28 @@ def capacity_by_cluster(session: Session) -> Mapping[str, Capacity]:
     return found
 
 
-def living_nodes(session: Session) -> list[NodeRow]:
-    """Every node that is alive, by cluster."""
-    query = select(NodeRow).where(NodeRow.phase == "alive").order_by(NodeRow.cluster, NodeRow.id)
-    return list(session.scalars(query))
+@dataclass(frozen=True)
+class Machines:
+    """Living nodes of one cluster that are alike. `memory` is in bytes a node."""
+
+    cluster: str
+    accelerator: str
+    slots: int
+    cpus: float
+    memory: int
+    count: int
+
+
+def living_machines(session: Session) -> list[Machines]:
+    """The nodes that are alive, those that are alike counted, by cluster."""
+    alike = (NodeRow.cluster, NodeRow.accelerator, NodeRow.slots, NodeRow.cpus, NodeRow.memory)
+    found = session.execute(
+        select(*alike, func.count())
+        .where(NodeRow.phase == "alive")
+        .group_by(*alike)
+        .order_by(NodeRow.cluster, func.min(NodeRow.id))
+    )
+    return [Machines(*row) for row in found]
 
 
 def cordon_node(session: Session, row: NodeRow, cordoned: bool, *, actor: str) -> None:

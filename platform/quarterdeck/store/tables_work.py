@@ -55,7 +55,7 @@ class JobRow(Leased, Base):
     edges_bound: Mapped[bool] = mapped_column(default=False)
     array_size: Mapped[int | None]
     """Set: this is an array. It never has a run; its members have."""
-    array_id: Mapped[str | None] = mapped_column(index=True)
+    array_id: Mapped[str | None]
     """The array that this job is a member of."""
     array_index: Mapped[int | None]
     held: Mapped[bool] = mapped_column(default=False, server_default=false())
@@ -84,6 +84,8 @@ class JobRow(Leased, Base):
         Index(None, "project", "name", "ordinal"),
         Index(None, "phase", "due_at"),
         Index(None, "project", "ordinal"),
+        Index(None, "array_id", "ordinal", "id"),
+        Index(None, "phase", "array_id", "ordinal", "id"),
     )
 
 

@@ -74,8 +74,9 @@ def submit_job(
 
     def work(session: Session) -> r.Job:
         done = submit(session, caller, prepared, wishes)[one.path]
-        row = job_queries.get_job(session, done.id or "", one.parsed.project)
-        return show(session, row)
+        row = session.get_one(JobRow, done.id)
+        # A new job has nothing in other tables, except an array its members.
+        return show(session, row) if one.members else job_view(row, job_queries.JobSums())
 
     return once(state, caller, creation, r.Job, work)
 
