@@ -21,3 +21,16 @@ def test_a_ddp_script_and_a_shell_script_run_as_they_are(
     assert final.reported_phase == "succeeded", final.failure
     for rank in range(4):
         assert f"rank {rank} of 4: replicas agree" in recorder.lines(ddp, rank)
+
+
+def test_a_port_that_another_program_took_is_not_the_scripts_fault(
+    recorder: Recorder, machine: object
+) -> None:
+    script = (
+        'test $RANK = 1 && sleep 60; echo "listen on $MASTER_PORT: Address already in use"; exit 1'
+    )
+    run = recorder.submit("taken", "command", {"command": script}, ranks=2)
+    failure = recorder.ended(run).failure
+    assert failure is not None
+    assert (failure.rank, failure.blame) == (0, "node")
+    assert "another program took its port" in failure.message

@@ -19,6 +19,7 @@ import pytest
 from quarterdeck.specs.log_policies import in_force
 from quarterdeck.specs.protocol import RankPlacement, RunOrder
 from quarterdeck_workers.rank.launch import Launch, scrubbed
+from quarterdeck_workers.rank.masking import MaskedStream, Masker
 from quarterdeck_workers.rank.process import REPORT_PATH, RankNews, RankProcess
 from quarterdeck_workers.rank.reporting import REPORT_SOCKET
 
@@ -117,6 +118,31 @@ def test_last_words_arrive_before_the_end(tmp_path: Path) -> None:
     assert types(news)[-1] == "gone"
     assert [m["metrics"] for m in news.messages if m["type"] == "step"] == [{"loss": 0.5}]
     assert len(news.lines) == 3000
+
+
+def test_an_exit_is_told_with_the_lines_before_it_however_slow_the_reader(tmp_path: Path) -> None:
+    class Slow(Masker):
+        def stream(self) -> MaskedStream:
+            stream = super().stream()
+            feed = stream.feed
+
+            def slow(data: bytes) -> bytes:
+                time.sleep(0.3)
+                return feed(data)
+
+            stream.feed = slow  # type: ignore[method-assign]
+            return stream
+
+    (tmp_path / "work").mkdir()
+    process = RankProcess(launch(tmp_path, command="echo why; exit 3"), masker=Slow([]))
+    process.start(None)
+    deadline = time.monotonic() + 30
+    news = process.take()
+    while "exit" not in types(news):
+        assert time.monotonic() < deadline
+        news = process.take()
+    assert news.tail == "why"
+    finish(process)
 
 
 def test_lines_and_tracebacks_that_policies_know_are_told(tmp_path: Path, parent: Path) -> None:

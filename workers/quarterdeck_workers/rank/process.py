@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from quarterdeck.specs.log_policies import OrderedPolicy
 from quarterdeck.specs.protocol import Blame, CheckpointManifest, RunOrder
 from quarterdeck_workers.rank.entry import STACKS_FILE
 from quarterdeck_workers.rank.folders import keep_folder
+from quarterdeck_workers.rank.kernel import kernel_view, resident_bytes, unread_bytes
 from quarterdeck_workers.rank.launch import Launch, send_launch
 from quarterdeck_workers.rank.log_watch import LogWatch, Match
 from quarterdeck_workers.rank.logs import LogBuffer, LogLimits
@@ -36,6 +38,8 @@ _MOST_MESSAGES = 20_000
 _LINES_PER_TAKE = 2_000
 _CONNECT_SECONDS = 120.0
 _ACCEPT_SECONDS = 0.2
+_LAST_LINES_SECONDS = 1.0
+"""How long an exit waits for what was written before it, which tells who is to blame."""
 _LAST_WORDS_SECONDS = 60.0
 """How long what a dead process has said may take to be read, and its last folder to be kept."""
 _URGENT = frozenset({"failure", "checkpoint", "output", "endpoint", "phase", "exit", "gone"})
@@ -87,6 +91,8 @@ class RankProcess:
         self._watch, self._failures = LogWatch(policies), LogWatch(policies)
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
+        self._reading = threading.Lock()
+        """Held from the reading of output until it stands in the log."""
         self._alive = -1
         self._reports: list[socket.socket] = []
         self._reporters: set[int] = set()
@@ -130,8 +136,9 @@ class RankProcess:
         if listener is not None:
             self._readers.append(self._thread(self._accept, listener))
         self._readers.append(self._thread(self._read_reports, report))
+        unread = os.dup(output_read)
         self._readers.append(self._thread(self._read_output, output_read))
-        self._thread(self._read_status, status)
+        self._thread(self._read_status, status, unread)
 
     def _connect(self, parent_socket: Path | None) -> socket.socket:
         if parent_socket is None:
@@ -186,17 +193,20 @@ class RankProcess:
                     self._reports.append(connection)
                 self._readers.append(self._thread(self._read_reports, connection))
 
-    def _read_status(self, status: socket.socket) -> None:
+    def _read_status(self, status: socket.socket, unread: int) -> None:
         clean = False
         with status, status.makefile("r", encoding="utf-8") as lines:
             for line in lines:
                 message = json.loads(line)
                 if message["type"] == "pid":
                     self.pid = message["pid"]
+                elif message["type"] == "exit":
+                    self._let_be_read(unread)
                 elif message["type"] == "gone":
                     clean = bool(message["clean"])
                     continue
                 self._add({"at": time.time(), **message})
+        os.close(unread)
         self._ending.set()
         self.kill()
         deadline = time.monotonic() + _LAST_WORDS_SECONDS
@@ -204,6 +214,15 @@ class RankProcess:
             reader.join(max(0.0, deadline - time.monotonic()))
         self.gone.set()
         self._add({"type": "gone", "at": time.time(), "clean": clean})
+
+    def _let_be_read(self, output: int) -> None:
+        """Return when the log has all that waits in the pipe `output`."""
+        deadline = time.monotonic() + _LAST_LINES_SECONDS
+        while time.monotonic() < deadline:
+            with self._reading:
+                if not unread_bytes(output):
+                    return
+            time.sleep(0.005)
 
     def _read_reports(self, connection: socket.socket) -> None:
         with (
@@ -256,10 +275,15 @@ class RankProcess:
     def _read_output(self, descriptor: int) -> None:
         masked = self._masker.stream()
         with os.fdopen(descriptor, "rb", buffering=0) as stream:
-            while data := stream.read(65536):
-                said, now = masked.feed(data), time.time()
-                with self._lock:
-                    self._logs.feed(said, now)
+            poller = select.poll()
+            poller.register(stream)
+            while poller.poll():
+                with self._reading:
+                    if not (data := stream.read(65536)):
+                        break
+                    said, now = masked.feed(data), time.time()
+                    with self._lock:
+                        self._logs.feed(said, now)
                 self._tell_matches(self._watch.feed(said, now))
                 if said:
                     self.taps.pass_on(said)
@@ -310,7 +334,7 @@ class RankProcess:
             self._dropped = 0
             if kinds & {"exit", "gone"}:
                 news.tail = self._logs.tail
-        news.memory = _resident(self.pid) if self.pid and not self.gone.is_set() else 0
+        news.memory = resident_bytes(self.pid) if self.pid and not self.gone.is_set() else 0
         return news
 
     def stop(self, *, checkpoint: bool, deadline_seconds: float, reason: str) -> None:
@@ -355,27 +379,4 @@ class RankProcess:
         with suppress(OSError):
             if text := file.read_text(encoding="utf-8", errors="replace"):
                 return self._masker.text(text[-64 * 1024 :])
-        return self._masker.text(_kernel_view(self.pid))
-
-
-def _resident(pid: int) -> int:
-    try:
-        text = Path(f"/proc/{pid}/statm").read_text(encoding="ascii")
-        return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _kernel_view(pid: int) -> str:
-    from quarterdeck_workers.rank.descendants import descendants
-
-    lines = []
-    for each in (pid, *descendants(pid)):
-        with suppress(OSError):
-            folder = Path(f"/proc/{each}")
-            words = folder.joinpath("cmdline").read_bytes().decode("utf-8", "replace")
-            state = folder.joinpath("stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            place = folder.joinpath("wchan").read_text(encoding="ascii") or "0"
-            command = words.replace("\0", " ").strip()[:200]
-            lines.append(f"pid {each} state {state[0]} in {place}: {command}")
-    return "\n".join(lines)
+        return self._masker.text(kernel_view(self.pid))
