@@ -1,10 +1,10 @@
 """Random faults under a steady load: is a job lost, run twice, or told twice?
 
-Each fault comes a random moment after a transition that an event told of, the ones least hit
-first: SIGKILL or SIGSTOP to a process of some kind, a cut between agents and api, a slow disk, a
-restart of PostgreSQL. The jobs write down outside of the platform what they do
-(`benchmarks.counting`). At the end these records, the api's answers and `quarterdeck doctor` must
-agree.
+Each fault comes a random moment after a transition that an event told of, first those that were
+hit fewer than five times: SIGKILL or SIGSTOP to a process of some kind, a cut between agents and
+api, a slow disk, a restart of PostgreSQL. The jobs write down outside of the platform what they
+do (`benchmarks.counting`). At the end these records, the api's answers and `quarterdeck doctor`
+must agree.
 
     python -m benchmarks.faults --quick
     python -m benchmarks.faults --faults 1000 --database postgresql --controllers 3
@@ -50,6 +50,8 @@ LONGEST_STOP = 8.0
 LONGEST_DELAY = 1.0
 TRANSITION_SECONDS = 15.0
 """How long a fault waits for its transition before it takes the next that comes."""
+WANTED_HITS = 5
+"""Faults wait for a transition that had fewer; once none has, for any."""
 DRAIN_SECONDS = 600.0
 
 
@@ -139,7 +141,8 @@ class Storm:
 
     def _await(self) -> Moment | None:
         with self._news:
-            rare = sorted(self._seen, key=lambda name: (self.hits[name], name))
+            wanted = (name for name in self._seen if self.hits[name] < WANTED_HITS)
+            rare = sorted(wanted, key=lambda name: (self.hits[name], name))
             self._wanted, self._moment = rare[0] if rare else None, None
             if not self._news.wait_for(lambda: self._moment, TRANSITION_SECONDS):
                 self._wanted = None
