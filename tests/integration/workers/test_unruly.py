@@ -12,6 +12,7 @@ import pytest
 from worker_recorder import Recorder
 
 from quarterdeck_workers.rank.process import RankProcess
+from quarterdeck_workers.rank.task_group import TaskGroup
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_process import finish, launch
@@ -55,6 +56,41 @@ def test_more_processes_than_allowed_end_the_rank_and_all_of_them(tmp_path: Path
     (failure,) = [message for message in news.messages if message["type"] == "failure"]
     assert failure["blame"] == "user_code" and "more than 50" in failure["message"]
     assert len(seen) > 40 and not [pid for pid in seen if psutil.pid_exists(pid)]
+
+
+BOMB = 40
+"""Processes: a bomb of a size that harms nobody."""
+
+
+def test_a_fork_bomb_meets_its_bound_and_is_gone(tmp_path: Path) -> None:
+    if (group := TaskGroup.make(1)) is None:
+        pytest.skip("no control group can be made here: nothing would hold the bomb")
+    group.remove()
+    (tmp_path / "work").mkdir()
+    bomb = "bomb() { bomb | bomb & }; bomb; sleep 600"
+    process = RankProcess(launch(tmp_path, command=bomb, most_processes=BOMB))
+    process.start(None)
+    most, deadline = 0, time.monotonic() + 60
+    while not process.gone.is_set() and time.monotonic() < deadline:
+        most = max(most, len(bombs(tmp_path)))
+        time.sleep(0.02)
+    news = finish(process)
+    (failure,) = [message for message in news.messages if message["type"] == "failure"]
+    assert failure["blame"] == "user_code" and f"more than {BOMB}" in failure["message"]
+    assert news.messages[-1]["clean"] and 0 < most <= 2 * BOMB
+    assert bombs(tmp_path) == []
+
+
+def bombs(folder: Path) -> list[int]:
+    """Processes that run below a folder."""
+    found = []
+    for each in psutil.process_iter():
+        try:
+            if Path(each.cwd()).is_relative_to(folder):
+                found.append(each.pid)
+        except psutil.Error:
+            pass
+    return found
 
 
 @pytest.mark.parametrize("ending", ["true", "false", "kill -9 $$", "sleep 600"])

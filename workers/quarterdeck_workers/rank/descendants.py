@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from quarterdeck_workers.rank.task_group import TaskGroup
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -77,18 +79,30 @@ def crowd(most: int) -> int:
     return len(descendants(os.getpid()))
 
 
-def end_descendants(timeout: float = 20.0) -> bool:
+def be_heard() -> None:
+    """Come before thousands that fork, where this user may."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+
+
+def end_descendants(group: TaskGroup | None = None, timeout: float = 20.0) -> bool:
     """SIGKILL and reap all processes below this one, which must be a subreaper.
 
-    Stops them first, so that none forks faster than it is killed. True when none is left; False
-    after `timeout` seconds (a process stuck in the kernel).
+    Nothing new starts in `group`; without one all are stopped before they are killed, so that
+    none forks faster than it is killed. True when none is left; False when the same ones have
+    been left for `timeout` seconds (stuck in the kernel).
     """
     me = os.getpid()
-    with suppress(OSError):  # among thousands that fork, be heard
-        os.setpriority(os.PRIO_PROCESS, 0, -20)
+    be_heard()
+    known: set[int] = set()
     deadline = time.monotonic() + timeout
     while True:
-        below = descendants(me)
+        if group is not None:
+            group.close()
+        below = [*(group.pids() if group is not None else ()), *descendants(me)]
+        if not known.issuperset(below):
+            known.update(below)
+            deadline = time.monotonic() + timeout
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in below:
                 with suppress(ProcessLookupError, PermissionError):

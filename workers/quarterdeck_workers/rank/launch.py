@@ -28,6 +28,12 @@ _KEPT = frozenset({"QUARTERDECK_INSTANCE", "QUARTERDECK_RAY"})
 """Marks by which `down` finds every process of an installation."""
 
 
+def most_processes(cores: int) -> int:
+    """How many processes a rank may have on a machine: more of them, all wanting to run, would
+    keep everybody else from running."""
+    return min(4096, 512 + 64 * cores)
+
+
 @dataclass(frozen=True)
 class Launch:
     """One rank's start. `command` set: it is run by bash, else `entry` (module:function)."""
@@ -48,7 +54,7 @@ class Launch:
     environment: dict[str, str] = field(repr=False)
     command: str | None = None
     entry: str | None = None
-    most_processes: int = 4096
+    most_processes: int = field(default_factory=lambda: most_processes(os.cpu_count() or 1))
     """What the rank may have below it, itself included; more ends it."""
 
     def encode(self) -> bytes:

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from quarterdeck_workers.rank.descendants import (
+    be_heard,
     become_subreaper,
     crowd,
     die_with_parent,
@@ -32,9 +33,12 @@ from quarterdeck_workers.rank.descendants import (
 )
 from quarterdeck_workers.rank.launch import Launch
 from quarterdeck_workers.rank.oom import oom_kills
+from quarterdeck_workers.rank.task_group import TaskGroup
 from quarterdeck_workers.rank.workdir import hold, release
 
 _LOOK_MILLISECONDS = 500
+_TASKS_PER_PROCESS = 2
+"""Threads count in a control group: so much more may there be of them and processes together."""
 
 
 class _Ended(Exception):
@@ -60,11 +64,14 @@ def watch(launch: Launch, descriptors: list[int], run: Callable[[Launch, int], i
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         status = socket.socket(fileno=status_descriptor)
         lock = hold(Path(launch.workdir))
+        group = TaskGroup.make(launch.most_processes * _TASKS_PER_PROCESS)
         try:
-            _watch(launch, alive, status, output, report, run)
+            _watch(launch, group, alive, status, output, report, run)
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            clean = end_descendants()
+            clean = end_descendants(group)
+            if group is not None:
+                group.remove()
             shutil.rmtree(launch.private, ignore_errors=True)
             release(Path(launch.workdir), lock)
             _tell(status, type="gone", clean=clean)
@@ -75,6 +82,7 @@ def watch(launch: Launch, descriptors: list[int], run: Callable[[Launch, int], i
 
 def _watch(
     launch: Launch,
+    group: TaskGroup | None,
     alive: int,
     status: socket.socket,
     output: int,
@@ -85,7 +93,10 @@ def _watch(
     watcher = os.getpid()
     pid = os.fork()
     if pid == 0:
+        if group is not None:
+            group.enter()
         _become_rank(launch, watcher, output, report, run)
+    be_heard()
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         os.close(output)
@@ -98,11 +109,12 @@ def _watch(
         events: set[int] = set()
         while not events:
             events = {descriptor for descriptor, _ in poller.poll(_LOOK_MILLISECONDS)}
-            if not events and (count := crowd(launch.most_processes)) > launch.most_processes:
+            if not events and (what := _too_many(launch, group)):
+                if group is not None:
+                    group.close()
                 _tell(
                     status, type="failure", at=time.time(), blame="user_code", traceback="",
-                    message=f"rank {launch.rank} had {count} processes, more than "
-                    f"{launch.most_processes}: all were ended",
+                    message=f"rank {launch.rank} {what}: all were ended",
                 )  # fmt: skip
                 return
         if process in events:
@@ -115,6 +127,17 @@ def _watch(
     except _Ended:
         pass
     reap_all()
+
+
+def _too_many(launch: Launch, group: TaskGroup | None) -> str:
+    most = launch.most_processes
+    if group is not None:
+        with suppress(OSError, ValueError):
+            if group.refused():
+                tasks = most * _TASKS_PER_PROCESS
+                return f"started more than {most} processes, or {tasks} with their threads"
+    count = crowd(most)
+    return f"had {count} processes, more than {most}" if count > most else ""
 
 
 def _tell(status: socket.socket, **message: Any) -> None:
