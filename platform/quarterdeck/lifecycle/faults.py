@@ -15,7 +15,8 @@ from quarterdeck.lifecycle.restarts import COUNTED
 
 NODE_FAILURE = "node-failure"
 """The policy's name of a failure blamed on a machine without any line that says why."""
-SOFT = frozenset({NODE_FAILURE, "disk-full"})
+DISK_FULL = "disk-full"
+SOFT = frozenset({NODE_FAILURE, DISK_FULL})
 REPEATED = 2
 """Failures without a line that make an exclusion."""
 CORDON_AFTER = 3
@@ -91,9 +92,15 @@ class Judgement:
 def judge(matches: Sequence[dict[str, Any]], blame: str, ended_at: float) -> Judgement:
     """Weigh protocol.LogMatch's of an attempt that failed at `ended_at` (Unix seconds).
 
-    A failure that is a machine's own by other proof is retried whatever a line says.
+    A full disk is no machine's fault where the failure is blamed on the program, which has filled
+    it. A failure that is a machine's own by other proof is retried whatever a line says.
     """
-    recent = [match for match in matches if ended_at - _at(match) <= RECENT_S]
+    recent = [
+        match
+        for match in matches
+        if ended_at - _at(match) <= RECENT_S
+        and not (match["policy"] == DISK_FULL and blame == "user_code")
+    ]
     blamed = tuple(match for match in recent if match["verdict"] == "exclude_node")
     for match in recent:
         if match["verdict"] == "cancel_retries" and blame in COUNTED and not blamed:

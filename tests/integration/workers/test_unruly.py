@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,29 @@ def test_daemons_of_any_depth_are_gone_with_the_rank(tmp_path: Path, ending: str
     news = finish(process, 60)
     assert news.messages[-1] == {**news.messages[-1], "type": "gone", "clean": True}
     assert alive(pids, 2) == []
+
+
+def test_a_disk_that_a_run_has_filled_is_told_from_one_that_was_full(tmp_path: Path) -> None:
+    disk = tmp_path / "work"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user cannot mount a small disk")
+    try:
+        said = []
+        for others in (1, 7):
+            (disk / "others").write_bytes(b"x" * others * 2**20)
+            (disk / "mine").mkdir()
+            command = f"cat /dev/zero > {disk}/mine/big; exit 1"
+            started = replace(launch(tmp_path, command=command), workdir=str(disk / "mine"))
+            process = RankProcess(started)
+            process.start(None)
+            (end,) = [one for one in finish(process).messages if one["type"] == "exit"]
+            said.append(end["filled"])
+            shutil.rmtree(disk / "mine", ignore_errors=True)
+        assert said == ["7 MiB of its own files fill a disk of 8 MiB", ""]
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def ended(recorder: Recorder, name: str, command: str, **fields: Any) -> Any:

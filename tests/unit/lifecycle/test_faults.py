@@ -29,6 +29,8 @@ def match(verdict: str, at: float = 1000.0, policy: str = "p") -> dict[str, Any]
 def test_verdicts() -> None:
     assert judge([match("ignore")], "user_code", 1000.0).excused == ""
     assert judge([match("retry")], "user_code", 1000.0).excused == "p"
+    full = {**match("exclude_node"), "policy": "disk-full"}
+    assert judge([full], "disk", 1000.0).blamed and not judge([full], "user_code", 1000.0).blamed
     assert judge([match("cancel_retries")], "memory", 1000.0).cancel == "log policy p: words"
     blamed = judge([match("exclude_node")], "user_code", 1000.0)
     assert (blamed.excused, len(blamed.blamed)) == ("p", 1)

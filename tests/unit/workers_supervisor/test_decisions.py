@@ -111,6 +111,15 @@ def test_a_rank_is_not_to_blame_for_its_taken_port(tail: str, port: int | None, 
     assert found is not None and found.blame == blame
 
 
+def test_who_has_filled_the_disk() -> None:
+    tail = "cat: write error: No space left on device"
+    for filled, blame in (("", "disk"), ("9 MiB of its own files", "user_code")):
+        found = exit_failure(
+            "command", 0, 1.0, code=1, number=None, oom=False, tail=tail, filled=filled
+        )
+        assert found is not None and found.blame == blame and filled in found.message
+
+
 def test_clean_exit_is_no_failure() -> None:
     assert exit_failure("command", 0, 1.0, code=0, number=None, oom=False, tail="") is None
 

@@ -34,7 +34,7 @@ from quarterdeck_workers.rank.descendants import (
 from quarterdeck_workers.rank.launch import Launch
 from quarterdeck_workers.rank.oom import oom_kills
 from quarterdeck_workers.rank.task_group import TaskGroup
-from quarterdeck_workers.rank.workdir import hold, release
+from quarterdeck_workers.rank.workdir import filled_by, hold, release
 
 _LOOK_MILLISECONDS = 500
 _TASKS_PER_PROCESS = 2
@@ -123,6 +123,7 @@ def _watch(
             _tell(
                 status, type="exit", at=time.time(), code=code if code >= 0 else None,
                 signal=-code if code < 0 else None, oom=oom_kills() > kills,
+                filled=filled_by(Path(launch.workdir)) if code else "",
             )  # fmt: skip
     except _Ended:
         pass

@@ -6,7 +6,13 @@ import fcntl
 import os
 import shutil
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+
+FULL_SHARE = 0.05
+"""A disk with less than this share of it free is full."""
+MOST_FILES = 100_000
+"""So many are looked at."""
 
 
 def hold(workdir: Path) -> int:
@@ -28,3 +34,26 @@ def release(workdir: Path, lock: int) -> None:
         with suppress(OSError):
             Path(f"{workdir}.lock").unlink()
     os.close(lock)
+
+
+def filled_by(folder: Path) -> str:
+    """Says so where a disk is full mostly with what lies below `folder`; else it is empty."""
+    try:
+        disk = shutil.disk_usage(folder)
+    except OSError:
+        return ""
+    if disk.free > disk.total * FULL_SHARE:
+        return ""
+    own = _bytes_below(folder)
+    if own < disk.used / 2:
+        return ""
+    return f"{own / 2**20:,.0f} MiB of its own files fill a disk of {disk.total / 2**20:,.0f} MiB"
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    files = (Path(where, name) for where, _, names in os.walk(folder) for name in names)
+    for file in islice(files, MOST_FILES):
+        with suppress(OSError):
+            total += file.lstat().st_blocks * 512
+    return total

@@ -67,9 +67,11 @@ def exit_failure(
     oom: bool,
     tail: str,
     port: int | None = None,
+    filled: str = "",
 ) -> RankFailure | None:
     """What an exit means that nobody explained; None for a clean one. `number` is a signal,
-    `tail` the rank's last output, `port` the one that the rank was told to open for the others."""
+    `tail` the rank's last output, `port` the one that the rank was told to open for the others;
+    `filled` says that the run's own files have filled the disk."""
     users = kind == "command"
     blame: Blame
     if number is not None:
@@ -85,6 +87,10 @@ def exit_failure(
         return None
     elif code is None:
         blame, message = "unknown", f"rank {rank} is gone and left no exit code"
+    elif users and filled and any(sign in tail for sign in _DISK_FULL):
+        # On another machine it would do the same, to others' harm.
+        blame = "user_code"
+        message = f"rank {rank} exited with code {code}: no space was left: {filled}"
     elif users and any(sign in tail for sign in _DISK_FULL):
         blame, message = "disk", f"rank {rank} exited with code {code}: no space was left"
     elif port is not None and _port_taken(tail, port):

@@ -201,7 +201,7 @@ class Ledger:
         failure = exit_failure(
             self.kind, rank.placement.rank, float(message["at"]), code=message.get("code"),
             number=message.get("signal"), oom=bool(message.get("oom")), tail=rank.tail,
-            port=self.ports.get(rank.placement.rank),
+            port=self.ports.get(rank.placement.rank), filled=str(message.get("filled", "")),
         )  # fmt: skip
         if failure is None or (self.stopping and self.kind == "command"):
             return
