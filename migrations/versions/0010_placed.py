@@ -20,7 +20,9 @@ def upgrade() -> None:
         table.add_column(sa.Column("placed", sa.BigInteger(), server_default="0", nullable=False))
     op.drop_index("ix_jobs_array_id", table_name="jobs")
     op.create_index("ix_jobs_array_id_ordinal_id", "jobs", ["array_id", "ordinal", "id"])
-    op.create_index("ix_jobs_phase_array_id_ordinal_id", "jobs", ["phase", "array_id", "ordinal", "id"])
+    op.create_index(
+        "ix_jobs_phase_array_id_ordinal_id", "jobs", ["phase", "array_id", "ordinal", "id"]
+    )
 
 
 def downgrade() -> None:
