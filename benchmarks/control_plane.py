@@ -106,7 +106,8 @@ def read(number: int, url: str, key: str, jobs: int, seconds: float) -> dict[str
 def beat(number: int, url: str, orders: list[RunOrder], seconds: float) -> int:
     """Beats of this client's share of the runs, one after the other; how many were taken."""
     mine = [
-        (order, RunClient(url, order.run_key, retry_seconds=10)) for order in orders[number::CLIENTS]
+        (order, RunClient(url, order.run_key, retry_seconds=10))
+        for order in orders[number::CLIENTS]
     ]
     count = sequence = 0
     until = time.monotonic() + seconds
