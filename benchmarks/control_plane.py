@@ -103,22 +103,25 @@ def read(number: int, url: str, key: str, jobs: int, seconds: float) -> dict[str
     return found
 
 
-def beat(number: int, url: str, orders: list[RunOrder], seconds: float) -> int:
-    """Beats of this client's share of the runs, one after the other; how many were taken."""
+def beat(number: int, url: str, orders: list[RunOrder], seconds: float) -> tuple[int, int]:
+    """Beats of this client's share of the runs, one after the other; how many were taken, and how
+    many were not in their time (a supervisor sends such a one again)."""
     mine = [
-        (order, RunClient(url, order.run_key, retry_seconds=10))
-        for order in orders[number::CLIENTS]
+        (order, RunClient(url, order.run_key, retry_seconds=0)) for order in orders[number::CLIENTS]
     ]
-    count = sequence = 0
+    count = late = sequence = 0
     until = time.monotonic() + seconds
     while mine and time.monotonic() < until:
         sequence += 1
         for order, client in mine:
             if time.monotonic() >= until:
                 break
-            client.beat(order.run_id, _beat(order, sequence))
-            count += 1
-    return count
+            try:
+                client.beat(order.run_id, _beat(order, sequence))
+                count += 1
+            except QuarterdeckError:
+                late += 1
+    return count, late
 
 
 def _beat(order: RunOrder, sequence: int) -> RunBeat:
@@ -136,10 +139,11 @@ def _beat(order: RunOrder, sequence: int) -> RunBeat:
 
 
 class Machines:
-    """An agent without Ray: reports nodes, claims runs, keeps their orders."""
+    """An agent without Ray: reports nodes, claims up to `most` runs, keeps their orders."""
 
-    def __init__(self, url: str, key: str, slots: int) -> None:
+    def __init__(self, url: str, key: str, slots: int, most: int) -> None:
         self.orders: list[RunOrder] = []
+        self._most = most
         self._url, self._key = url, key
         self._beat = AgentBeat(
             agent_id="simulated", started_at=datetime.now(UTC),
@@ -173,7 +177,7 @@ class Machines:
             AgentClient(self._url, self._key, timeout=60) as client,
             ThreadPoolExecutor(CLIENTS) as threads,
         ):
-            while not self._stopped.is_set():
+            while not self._stopped.is_set() and len(self.orders) < self._most:
                 try:
                     work = client.work("simulated", 2.0)
                 except QuarterdeckError:
@@ -230,7 +234,8 @@ def measure(platform: Installation, database_url: str, size: Size) -> dict[str, 
 
     database = Database.open(database_url)
     try:
-        with Machines(url, read_key(platform.home.agent_key), size.jobs) as machines:
+        agent_key = read_key(platform.home.agent_key)
+        with Machines(url, agent_key, size.jobs, size.runs) as machines:
             figures["admissions_per_s"] = _admissions(database, size.jobs)
             _tell(f"{figures['admissions_per_s']:.0f} admissions/s")
             deadline = time.monotonic() + 300
@@ -238,8 +243,9 @@ def measure(platform: Installation, database_url: str, size: Size) -> dict[str, 
                 time.sleep(0.2)
             orders = machines.orders[: size.runs]
             _tell(f"{len(orders)} runs beat")
-            beats = sum(_clients(beat, url, orders, size.beat_seconds))
-            figures["beats_per_s"] = beats / size.beat_seconds
+            answers = _clients(beat, url, orders, size.beat_seconds)
+            figures["beats_per_s"] = sum(taken for taken, _ in answers) / size.beat_seconds
+            figures["beats_late"] = sum(late for _, late in answers)
     finally:
         database.close()
     figures["api_rss_mb"] = memory.most / 2**20
