@@ -35,6 +35,8 @@ CLOCKS_DIFFER_S = 60.0
 MOST_RETIRED = 20
 GAP_S = 30.0
 """A cluster unheard for longer starts its hearing anew: see ClusterRow.heard_since."""
+MOST_STARTS = 500
+"""Runs to start in one answer."""
 
 
 def record_agent_beat(
@@ -154,18 +156,30 @@ def _record_sightings(session: Session, cluster: str, beat: AgentBeat) -> None:
 
 
 def work_for(session: Session, cluster: str) -> AgentWork:
-    """What the cluster's agent has to do now; empty lists when there is nothing."""
-    rows = session.scalars(
-        select(RunRow)
-        .where(RunRow.cluster == cluster, _unsettled())
-        .order_by(RunRow.created_at, RunRow.id)
-    )
+    """What the cluster's agent has to do now; empty lists when there is nothing.
+
+    Of very many runs to start it gets the oldest first: it asks again once it has claimed them.
+    """
     work = AgentWork(generation=generation(session))
-    for row in rows:
-        if row.claimed_by is None:
-            if row.phase == "assigned" and row.generation == work.generation:
-                work.start.append(RunToStart(run_id=row.id, epoch=row.epoch))
-            continue
+    oldest_first = (RunRow.created_at, RunRow.id)
+    unclaimed = session.execute(
+        select(RunRow.id, RunRow.epoch)
+        .where(
+            RunRow.cluster == cluster,
+            RunRow.phase == "assigned",
+            RunRow.claimed_by.is_(None),
+            RunRow.generation == work.generation,
+        )
+        .order_by(*oldest_first)
+        .limit(MOST_STARTS)
+    )
+    work.start = [RunToStart(run_id=row.id, epoch=row.epoch) for row in unclaimed]
+    claimed = session.execute(
+        select(RunRow.id, RunRow.epoch, RunRow.kill_requested, RunRow.kill_reason, RunRow.reason)
+        .where(RunRow.cluster == cluster, _unsettled(), RunRow.claimed_by.is_not(None))
+        .order_by(*oldest_first)
+    )
+    for row in claimed:
         work.watch.append(RunToStart(run_id=row.id, epoch=row.epoch))
         if row.kill_requested:
             reason = row.kill_reason or row.reason

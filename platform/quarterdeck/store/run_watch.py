@@ -84,11 +84,14 @@ def watched(
         ).where(RunRow.id.in_(ids))
     ).all()
     restore = read_restore(session)
+    # At once: one by one they would be as many queries.
+    owned = [run.owner_id for run, *_ in rows if run.owner_type == "job"]
+    jobs = {job.id: job for job in session.scalars(select(JobRow).where(JobRow.id.in_(owned)))}
     found: list[Watched] = []
     for run, silent, cluster_silent, deadline_passed, age in rows:
         owner: JobRow | ServiceRow | None
         if run.owner_type == "job":
-            owner = session.get(JobRow, run.owner_id)
+            owner = jobs.get(run.owner_id)
         else:
             owner = session.get(ServiceRow, run.owner_id)
         job = owner if isinstance(owner, JobRow) else None
