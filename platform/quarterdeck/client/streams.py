@@ -80,8 +80,8 @@ def follow(
 ) -> Iterator[Content]:
     """Every message of a stream as `kind`, across reconnections, until it is finished.
 
-    The end is an event named `end`, or silence (two keep-alives, a closed stream) while
-    `finished()`.
+    The end is an event named `end`, or silence while `finished()`: two keep-alives, or a stream
+    that closes without a message. One that closes after some was cut off: the rest may come.
     A broken connection is taken up after the last message seen; without any message for
     `retry_seconds` of trying raises Unreachable.
     """
@@ -93,7 +93,7 @@ def follow(
         if last is not None:
             headers["Last-Event-ID"] = last
         try:
-            over = False
+            over, silent = False, True
             with transport.stream(path, params, headers, SILENCE) as response:
                 for message in parse_events(split_lines(response.iter_text())):
                     lost_at, waits = None, pauses()
@@ -106,8 +106,9 @@ def follow(
                         # What came just before the end may still be on its way.
                         over = finished is not None and finished()
                     if message.event == "message":
+                        silent = False
                         yield _read(kind, message.data)
-            if finished is not None and finished():
+            if silent and finished is not None and finished():
                 return
             failure: QuarterdeckError = Unreachable(f"{transport.url}{path} ended its stream")
         except httpx.TransportError as error:

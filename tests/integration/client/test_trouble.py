@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from quarterdeck.client import Client, QuarterdeckError, ServerFailure, Unreachable
+from quarterdeck.client.streams import follow
 from quarterdeck.client.transport import Transport
-from quarterdeck.specs.resources import Key
+from quarterdeck.specs.resources import Event, Key
 
 KEY = {
     "id": "key-1", "name": "ada", "access": "admin", "prefix": "qd_x",
@@ -171,6 +172,19 @@ def test_a_stream_goes_on_after_the_last_event() -> None:
         assert [event.id for event in events] == [1, 2, 3]
         assert [handler.headers["Last-Event-ID"] for handler in seen] == [None, "2", "2"]
     assert len(reasons) == 2
+
+
+def test_a_stream_that_breaks_off_after_the_job_has_ended_goes_on() -> None:
+    def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
+        if before < 2:
+            send_events(handler, before + 1)  # the api was restarted in the middle
+        else:
+            send_events(handler)  # silent: nothing will come any more
+
+    with serving(answer) as (url, seen), Client(url, "qd_k") as client:
+        found = follow(client.transport, "/x", Event, {}, 5.0, finished=lambda: True)
+        assert [event.id for event in found] == [1, 2]
+        assert [each.headers.get("Last-Event-ID") for each in seen] == [None, "1", "2"]
 
 
 def test_a_stream_that_never_comes_back_is_given_up() -> None:
