@@ -10,8 +10,10 @@ import asyncio
 import hashlib
 import hmac
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from anyio import to_thread
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from quarterdeck.api.problems import ProblemError
@@ -21,6 +23,7 @@ MOST = 200
 MOST_OF_ONE_KEY = 32
 LARGEST_MESSAGE = 64 * 2**10
 LONGEST_S = 24 * 3600.0
+_LOOK_S = 1.0
 GOING_AWAY, TRY_AGAIN, NORMAL = 1001, 1013, 1000
 
 
@@ -58,19 +61,25 @@ class Tunnels:
         """Whether the tunnel's user is connected to this process."""
         return tunnel_id in self._meetings
 
-    async def carry(self, tunnel_id: str, key_id: str, user: WebSocket) -> None:
-        """Wait for the node, then carry messages until an end leaves."""
+    async def carry(
+        self, tunnel_id: str, key_id: str, user: WebSocket, gone: Callable[[], str]
+    ) -> None:
+        """Wait for the node, then carry messages until an end leaves. `gone` is called on a
+        thread meanwhile and says why the node will not come; empty: it may."""
         meeting = _Meeting(user)
         self._meetings[tunnel_id] = meeting
         self._by_key[key_id] += 1
         try:
             async with asyncio.timeout(WAIT_S):
-                node = await meeting.joined
+                why = await _join(meeting, gone)
         except TimeoutError:
             why = f"the rank's node did not connect within {WAIT_S:g} s: is its agent alive?"
             await _close(user, TRY_AGAIN, why)
         else:
-            await _carry(user, node)
+            if why:
+                await _close(user, NORMAL, why)
+            else:
+                await _carry(user, meeting.joined.result())
         finally:
             meeting.over.set()
             del self._meetings[tunnel_id]
@@ -86,6 +95,15 @@ class Tunnels:
             return
         meeting.joined.set_result(node)
         await meeting.over.wait()
+
+
+async def _join(meeting: _Meeting, gone: Callable[[], str]) -> str:
+    """Return when the node is there; or why it will not come."""
+    while not meeting.joined.done():
+        await asyncio.wait([meeting.joined], timeout=_LOOK_S)
+        if not meeting.joined.done() and (why := await to_thread.run_sync(gone)):
+            return why
+    return ""
 
 
 async def _carry(user: WebSocket, node: WebSocket) -> None:

@@ -165,7 +165,8 @@ class Watcher:
             recovery.noticed = now
         if kind == "controller" and not held:
             return  # its next event tells
-        if kind == "parent" or self._works(kind, recovery.noticed or now, client):
+        awake = recovery.fault.at + recovery.fault.held if held else now
+        if kind == "parent" or self._works(kind, recovery.noticed or awake, client):
             _resume(recovery, now)
 
     def _works(self, kind: str, since: float, client: Client) -> bool:

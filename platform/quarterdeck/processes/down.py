@@ -38,6 +38,8 @@ def end_all(home: Home, tell: Tell) -> None:
     Raises StillRunning when something survives SIGKILL (another user's, or stuck in the kernel).
     """
     record = read_record(home)
+    # Now, while their parents live: some of Ray's wipe the mark from their environment.
+    first = with_children(_own(home))
     for name, grace in GRACE.items():
         process = alive(record.named(name) if record else None)
         if process is not None:
@@ -46,7 +48,7 @@ def end_all(home: Home, tell: Tell) -> None:
             end([child for child in below if child.is_running()], 3.0)
         if name == "agent":
             end_ray(home)
-    left = end(with_children(_own(home)), 5.0)
+    left = end([*with_children(_own(home)), *first], 5.0)
     left += end(with_children(_own(home)), 1.0)  # whatever was born meanwhile
     if left:
         names = ", ".join(f"pid {process.pid}" for process in left)

@@ -19,6 +19,7 @@ from quarterdeck.api.state import ApiState
 from quarterdeck.api.tunnels import token_for
 from quarterdeck.lifecycle.run import ENDED
 from quarterdeck.store import errors, run_queries, service_queries, tunnel_queries
+from quarterdeck.store.failures import UNAVAILABLE
 from quarterdeck.store.ids import new_id
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tables import RunRow
@@ -40,7 +41,7 @@ async def open_tunnel(
     """A user's end. Needs access operator on the job's project."""
     state: ApiState = socket.app.state.parts
 
-    def prepare() -> tuple[str, str]:
+    def prepare() -> tuple[str, Caller, str]:
         caller = key_of(state, _credentials(socket))
         caller.need("operator")
         state.tunnels.check_room(caller.key.id)
@@ -51,15 +52,28 @@ async def open_tunnel(
             tunnel_queries.add_tunnel(
                 session, tunnel_id, run, rank=rank, kind=kind, actor=caller.actor
             )
-        return tunnel_id, caller.key.id
+            return tunnel_id, caller, run.id
 
     try:
-        tunnel_id, key_id = await to_thread.run_sync(prepare)
+        tunnel_id, caller, run_id = await to_thread.run_sync(prepare)
     except (ProblemError, errors.NotFound) as error:
         await _deny(socket, error)
         return
     await socket.accept()
-    await state.tunnels.carry(tunnel_id, key_id, socket)
+
+    def gone() -> str:
+        try:
+            with state.database.read() as session:
+                now = _run_of(session, caller, owners, name, project)
+        except ProblemError as error:
+            return str(error.detail)
+        except errors.NotFound as error:
+            return str(error)
+        except UNAVAILABLE:
+            return ""  # it may well come
+        return "" if now.id == run_id else "its attempt has ended, there is another one: try again"
+
+    await state.tunnels.carry(tunnel_id, caller.key.id, socket, gone)
 
 
 @router.websocket("/agents/{cluster}/tunnels/{tunnel_id}")
