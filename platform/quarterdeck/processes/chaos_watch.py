@@ -37,6 +37,10 @@ class Recovery:
     over: bool = False
     """Nothing more can come of it, e.g. the job has ended well."""
 
+    def __post_init__(self) -> None:
+        # A process that has not said yet, or no longer says, whose it is: no event tells of it.
+        self.over = self.over or (self.fault.kind in RUN_KINDS and not self.fault.owner)
+
     @property
     def notice_seconds(self) -> float | None:
         return None if self.noticed is None else max(0.0, self.noticed - self.fault.at)

@@ -196,3 +196,8 @@ def test_recovery_is_the_end_of_what_was_hit_and_a_later_attempt() -> None:
     assert table([recovery, ended]) == [
         ["rank", "KILL", "2", "2.0s", "2.0s", "4.0s", "4.0s", "0"]
     ]  # fmt: skip
+
+
+def test_what_does_not_say_whose_it_is_is_not_waited_for() -> None:
+    assert Recovery(chaos.Fault(1, "supervisor", "KILL", 100.0, "supervisor"), frozenset()).over
+    assert not Recovery(chaos.Fault(2, "agent", "KILL", 100.0, "agent"), frozenset()).over
