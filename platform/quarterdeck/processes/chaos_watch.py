@@ -54,6 +54,8 @@ def hear(recovery: Recovery, event: Event) -> None:
     """Take one event of the outbox into account, in order."""
     fault = recovery.fault
     at = event.at.timestamp()
+    if fault.kind in RUN_KINDS and event.subject == fault.owner and _ends(event):
+        recovery.over = True  # also when it ended just before: its processes live on for a moment
     if recovery.over or at < fault.at:
         return
     if fault.kind == "controller" and recovery.noticed is not None:
@@ -62,8 +64,6 @@ def hear(recovery: Recovery, event: Event) -> None:
         return
     if fault.kind not in RUN_KINDS or event.subject != fault.owner:
         return
-    if event.type == "job.phase" and event.data.get("to") in ENDS:
-        recovery.over = True
     if event.type != "run.phase":
         return
     epoch, after = int(event.data.get("epoch", 0)), event.data.get("to")
@@ -71,6 +71,10 @@ def hear(recovery: Recovery, event: Event) -> None:
         recovery.noticed = at
     if epoch > fault.epoch and after == "running":
         _resume(recovery, at)
+
+
+def _ends(event: Event) -> bool:
+    return event.type == "job.phase" and event.data.get("to") in ENDS
 
 
 def _resume(recovery: Recovery, at: float) -> None:
@@ -93,6 +97,8 @@ class Watcher:
         self._gateway_answers = gateway_answers
         self.on_event: Callable[[Event], None] = lambda event: None
         """Hears every event first."""
+        self._ended: set[str] = set()
+        """Jobs whose end was heard; a new one of that name takes it out."""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._threads = [
@@ -110,6 +116,7 @@ class Watcher:
         pids = frozenset(process.pid for target in kind for process in target.processes)
         recovery = Recovery(fault, pids)
         with self._lock:
+            recovery.over = recovery.over or fault.owner in self._ended
             self.recoveries.append(recovery)
         return recovery
 
@@ -142,9 +149,16 @@ class Watcher:
                     last = str(event.id)
                     self.on_event(event)
                     with self._lock:
+                        self._note_end(event)
                         for recovery in self.recoveries:
                             hear(recovery, event)
             self._stopped.wait(_LOOK_SECONDS)
+
+    def _note_end(self, event: Event) -> None:
+        if _ends(event):
+            self._ended.add(event.subject)
+        elif event.type == "job.submitted":
+            self._ended.discard(event.subject)
 
     def _look(self) -> None:
         with self._client() as client:

@@ -201,3 +201,11 @@ def test_recovery_is_the_end_of_what_was_hit_and_a_later_attempt() -> None:
 def test_what_does_not_say_whose_it_is_is_not_waited_for() -> None:
     assert Recovery(chaos.Fault(1, "supervisor", "KILL", 100.0, "supervisor"), frozenset()).over
     assert not Recovery(chaos.Fault(2, "agent", "KILL", 100.0, "agent"), frozenset()).over
+
+
+def test_a_job_that_had_just_ended_is_not_waited_for() -> None:
+    late = Recovery(chaos.Fault(1, "host", "KILL", 100.0, "host of job/x", "job/x", 1), frozenset())
+    hear(late, event(99.5, "job.phase", "succeeded", 1, "job/y"))
+    assert not late.over
+    hear(late, event(99.5, "job.phase", "succeeded", 1))
+    assert late.over
