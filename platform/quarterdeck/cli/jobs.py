@@ -230,7 +230,7 @@ def submit(
         from quarterdeck.cli.logs import print_logs
 
         try:
-            print_logs(client, f"job/{job.id}", attempt=1)
+            print_logs(client, f"job/{job.id}", epoch=1)
             ended = client.wait(job.id)
         except KeyboardInterrupt:
             note(f"\njob/{job.name} goes on; stop it with: quarterdeck cancel job/{job.name}")

@@ -94,17 +94,18 @@ def print_logs(
     subject: str,
     options: LogOptions | None = None,
     output: str = "table",
-    attempt: int | None = None,
+    epoch: int | None = None,
 ) -> None:
     """Print log lines as they come, until the job has ended; between those of two attempts a note
-    says why the earlier failed. `attempt` is that of the first line, where that is known."""
+    says why the earlier failed. `epoch` is that of the first attempt to tell of, where that is
+    known."""
     lines = client.follow_logs(
         subject, on_reconnect=lambda reason: note(f"{reason}; reconnecting"), **(options or {})
     )
     for line in lines:
-        if attempt is not None and line.epoch > attempt:
-            _tell_failures(client, subject, attempt, line.epoch)
-        attempt = max(attempt or 0, line.epoch)
+        if epoch is not None and line.epoch > epoch:
+            _tell_failures(client, subject, epoch, line.epoch)
+        epoch = max(epoch or 0, line.epoch)
         _print(line, output)
 
 
@@ -127,7 +128,8 @@ def _tell_failures(client: Client, subject: str, first: int, end: int) -> None:
     if kind != "job":
         return
     for run in reversed(client.jobs.runs(name)):
-        if first <= run.attempt < end and (why := why_ended(run)):
+        # By epochs, which a restored backup lets jump; attempts have none of the gaps.
+        if first <= run.epoch < end and (why := why_ended(run)):
             note(f"attempt {run.attempt} {run.phase}: {why}")
 
 

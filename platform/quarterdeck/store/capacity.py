@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -171,7 +172,7 @@ def _count(session: Session, cluster: str) -> dict[str, int]:
     return used
 
 
-def _add(used: dict[str, int], placements: Iterable[Mapping[str, object]]) -> None:
+def _add(used: dict[str, int], placements: Iterable[Mapping[str, Any]]) -> None:
     for placement in placements:
-        node, slots = str(placement["node_id"]), placement.get("slots", 1)
-        used[node] = used.get(node, 0) + int(str(slots))
+        node = placement["node_id"]
+        used[node] = used.get(node, 0) + int(placement.get("slots", 1))

@@ -1,8 +1,9 @@
 """What people ask for and what is scheduled: jobs, services, runs.
 
-Columns of a phase (`phase`, `reason`, `message`) are written by controllers only; `desired` is
-the api's. Lease columns (`lease_id`, `lease_until`, `due_at`) say which controller works on a
-row and when it is next looked at; they are never shown as status.
+Columns of a phase (`phase`, `reason`, `message`) are written by controllers only, except that the
+`message` of a job at work is what its run says of itself, stored with a beat like its step;
+`desired` is the api's. Lease columns (`lease_id`, `lease_until`, `due_at`) say which controller
+works on a row and when it is next looked at; they are never shown as status.
 """
 
 from __future__ import annotations

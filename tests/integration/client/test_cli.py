@@ -16,6 +16,8 @@ from quarterdeck.cli.app import make_app, run
 from quarterdeck.client import Client
 from quarterdeck.specs.protocol import Failure, OutputAsset
 from quarterdeck.specs.resources import Job
+from quarterdeck.store.sessions import Database
+from quarterdeck.store.settings import raise_generation
 
 from .conftest import Platform
 
@@ -140,9 +142,15 @@ def test_one_job_is_explained(
     assert cli("clusters", "-o", "name").out == "cluster/local\n"
 
 
+@pytest.mark.parametrize("restored", [False, True], ids=["first epochs", "after a restore"])
 def test_the_reason_of_a_restart_is_seen_also_after_a_success(
-    cli: Cli, platform: Platform, client: Client, running_job: Callable[..., Job]
+    cli: Cli, platform: Platform, client: Client, running_job: Callable[..., Job], restored: bool
 ) -> None:
+    if restored:  # epochs jump then, attempts do not
+        database = Database.open(platform.home.database_url)
+        with database.write() as session:
+            raise_generation(session)
+        database.close()
     job = running_job()
     assert job.run_id is not None
     platform.write(job.run_id, "first line")
@@ -154,7 +162,8 @@ def test_the_reason_of_a_restart_is_seen_also_after_a_success(
     platform.write(second, "second line")
     platform.run_beat(second, "succeeded")
     attempts = [row for row in cli("describe", "job/hello").out.splitlines() if "run-" in row]
-    assert attempts[0].split()[:3] == ["2", second, "succeeded"] and "port" not in attempts[0]
+    epoch = "10002" if restored else "2"
+    assert attempts[0].split()[:3] == [epoch, second, "succeeded"] and "port" not in attempts[0]
     assert attempts[1].endswith("  node: port 1 was taken")
     followed = cli("logs", "job/hello", "-f")
     assert [row[-2:] for row in followed.rows] == [["first", "line"], ["second", "line"]]
