@@ -10,7 +10,8 @@ must agree.
     python -m benchmarks.faults --faults 1000 --database postgresql --controllers 3
     python -m benchmarks.faults --quick --break claim      # must report run_twice > 0
 
-Exit code 1 when a job was lost, run twice or told twice, or the doctor found something.
+Ctrl-C ends the faults and proves what was done. Exit code 1 when a job was lost, run twice or told
+twice, or the doctor found something.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,17 +44,21 @@ from quarterdeck.processes.chaos_watch import HEADINGS, Watcher, table
 from quarterdeck.specs.resources import Event
 
 WEIGHTS = {
-    "api": 4, "controller": 4, "gateway": 1, "agent": 4, "supervisor": 4, "host": 3, "rank": 4,
-    "ranks": 2, "parent": 1, "gcs": 1, "raylet": 1, "cut": 2, "slow-disk": 2, "postgres": 2,
+    "api": 8, "controller": 8, "gateway": 2, "agent": 8, "supervisor": 8, "host": 6, "rank": 8,
+    "ranks": 4, "parent": 2, "gcs": 1, "raylet": 1, "cut": 4, "slow-disk": 4, "postgres": 4,
 }  # fmt: skip
 DAEMONS = frozenset({"gcs", "raylet"})
 STOPPED_SHARE = 0.2
 LONGEST_STOP = 8.0
 LONGEST_DELAY = 1.0
 TRANSITION_SECONDS = 15.0
-"""How long a fault waits for its transition before it takes the next that comes."""
+"""How long a fault waits for a transition that it wants before it takes the next that comes."""
 WANTED_HITS = 5
-"""Faults wait for a transition that had fewer; once none has, for any."""
+"""Faults wait for transitions that had fewer; once none has, for any."""
+UNWANTED_FAULTS = 5
+"""After a wait in vain so many take what comes: a rare transition must not slow the storm."""
+MOST_HELD = 2
+"""Faults that last, at a time; the next ones come while these do."""
 DRAIN_SECONDS = 600.0
 
 
@@ -85,9 +92,13 @@ class Storm:
         self._random = random.Random(seed)
         self._weights = kinds
         self._news = threading.Condition()
-        self._wanted: str | None = None
+        self._wanted: frozenset[str] = frozenset()
         self._moment: Moment | None = None
         self._seen: set[str] = set()
+        self._patient_from = 0
+        self._lasting = ThreadPoolExecutor(MOST_HELD, "lasting-fault")
+        self._held: list[Future[object]] = []
+        self._surroundings = threading.Lock()
 
     def on_event(self, event: Event) -> None:
         """Called for every event, on the watcher's thread."""
@@ -96,7 +107,7 @@ class Storm:
             return
         with self._news:
             self._seen.add(moment.transition)
-            if self._wanted in (None, moment.transition):
+            if not self._wanted or moment.transition in self._wanted:
                 self._moment = moment
                 self._news.notify_all()
 
@@ -108,13 +119,13 @@ class Storm:
         stopped = self._random.random() < STOPPED_SHARE and kind not in DAEMONS
         held = self._random.uniform(1, LONGEST_STOP)
         draw = self._random.random()
-        moment = self._await()
+        moment = self._await(number)
         time.sleep(delay)
         cause = moment.transition if moment else "nothing happened"
         fault = Fault(number, kind, "KILL", time.time(), kind, cause=cause)
         if kind in ("cut", "slow-disk", "postgres"):
             fault = replace(fault, signal="-", held=0.0 if kind == "postgres" else held)
-            self._environment(kind, held)
+            self._last(lambda: self._alone(kind, held))
         else:
             living = targets(self._platform.home)
             target = _choose(living, kind, moment, draw)
@@ -126,7 +137,7 @@ class Storm:
             if stopped:
                 fault = replace(fault, signal="STOP", held=held)
                 self._watcher.add(fault, living)
-                chaos.hold(target, held)
+                self._last(lambda: chaos.hold(target, held))
             elif chaos.strike(target, 9):
                 self._watcher.add(fault, living)
             else:
@@ -139,15 +150,31 @@ class Storm:
         names = sorted(self._weights)
         return self._random.choices(names, [self._weights[name] for name in names])[0]
 
-    def _await(self) -> Moment | None:
+    def settle(self) -> None:
+        """Wait for the faults that last. Raises what went wrong in one of them."""
+        for lasting in self._held:
+            lasting.result()
+        self._lasting.shutdown()
+
+    def _last(self, fault: Callable[[], object]) -> None:
+        while sum(not each.done() for each in self._held) >= MOST_HELD:
+            time.sleep(0.1)
+        self._held.append(self._lasting.submit(fault))
+
+    def _await(self, number: int) -> Moment | None:
         with self._news:
-            wanted = (name for name in self._seen if self.hits[name] < WANTED_HITS)
-            rare = sorted(wanted, key=lambda name: (self.hits[name], name))
-            self._wanted, self._moment = rare[0] if rare else None, None
+            wanted = frozenset(name for name in self._seen if self.hits[name] < WANTED_HITS)
+            self._moment = None
+            self._wanted = wanted if number >= self._patient_from else frozenset()
             if not self._news.wait_for(lambda: self._moment, TRANSITION_SECONDS):
-                self._wanted = None
+                self._patient_from = number + UNWANTED_FAULTS
+                self._wanted = frozenset()
                 self._news.wait_for(lambda: self._moment, TRANSITION_SECONDS)
             return self._moment
+
+    def _alone(self, kind: str, held: float) -> None:
+        with self._surroundings:  # the first to mend a cut would end the other's too
+            self._environment(kind, held)
 
     def _environment(self, kind: str, held: float) -> None:
         if kind == "cut":
@@ -240,6 +267,8 @@ def main() -> int:
     parser.add_argument("--break", dest="broken", choices=("claim",))
     parser.add_argument("--keep", type=Path, help="a new folder that stays, with all logs")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # ignored by what a shell puts in the background
+        signal.signal(number, signal.default_int_handler)
     if options.quick:
         options.faults = min(options.faults, 12)
     broken = options.broken == "claim"
@@ -268,12 +297,16 @@ def run(
     watcher.start()
     load.start()
     done = 0
-    while done < options.faults:
-        fault = storm.one(done + 1)
-        if fault is not None:
-            done += 1
-            tell(f"{done}: {fault.signal} {fault.words}, after {fault.cause}")
-        time.sleep(options.every)
+    try:
+        while done < options.faults:
+            fault = storm.one(done + 1)
+            if fault is not None:
+                done += 1
+                tell(f"{done}: {fault.signal} {fault.words}, after {fault.cause}")
+            time.sleep(options.every)
+    except KeyboardInterrupt:
+        tell(f"interrupted after {done} faults: proving what they left")
+    storm.settle()
     load.stop()
     with platform.connect() as client:
         drain(client, list(load.acknowledged.values()), DRAIN_SECONDS)

@@ -42,6 +42,7 @@ def test_no_job_is_lost_run_twice_or_told_twice(platform: Installation, tmp_path
     for number, kind in enumerate([*faults, "gcs"], 1):
         tries = (storm.one(number, kind) for _ in range(MOST_TRIES))
         assert any(tries), f"nothing of kind {kind} lived"
+    storm.settle()
     load.stop()
     with platform.connect() as client:
         drain(client, list(load.acknowledged.values()), 600)
