@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from quarterdeck.specs.gateway_snapshot import (
     EngineEndpoint,
@@ -10,12 +11,19 @@ from quarterdeck.specs.gateway_snapshot import (
     KeyDigest,
     ServiceRoute,
 )
+from quarterdeck.specs.serving import Admission, Timeouts
 from quarterdeck.store.gateway_queries import Routed, routed_services
 from quarterdeck.store.key_queries import usable_keys
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tables import KeyRow, RunRow
 
 _LEAVING = ("draining", "stopping")
+BATCHES = {"builtin": 16, "vllm": 256}
+"""Sequences that an engine computes at once, unless it is told otherwise."""
+_OTHER_BATCH = 64
+_AHEAD = 2
+"""A replica gets so many times what it computes at once: its own queue is never empty, and most
+of what waits does so where priorities are known."""
 
 
 def snapshot(session: Session) -> GatewaySnapshot:
@@ -42,8 +50,30 @@ def _routes(services: list[Routed]) -> list[ServiceRoute]:
             project=service.project,
             model_version=service.model_version,
             endpoints=[*(known.endpoints if known else ()), *endpoints],
+            **_manners(service.spec),
         )
     return list(routes.values())
+
+
+def _manners(spec: dict[str, Any]) -> dict[str, Any]:
+    """How the service treats its clients, by the names of `ServiceRoute`."""
+    admission = Admission.model_validate(spec.get("admission") or {})
+    timeouts = Timeouts.model_validate(spec.get("timeouts") or {})
+    return {
+        "aliases": spec.get("aliases") or [],
+        "fallback": spec.get("fallback"),
+        "mirror": spec.get("mirror"),
+        "concurrency": admission.concurrency or _AHEAD * _batch(spec),
+        **admission.model_dump(exclude={"concurrency"}),
+        **timeouts.model_dump(),
+    }
+
+
+def _batch(spec: dict[str, Any]) -> int:
+    """How many sequences one replica computes at once."""
+    arguments = spec.get("engine_args") or {}
+    asked = arguments.get("max_batch_size") or arguments.get("max_num_seqs")
+    return int(asked) if asked else BATCHES.get(str(spec.get("engine")), _OTHER_BATCH)
 
 
 def _endpoint(run: RunRow, removed: bool) -> EngineEndpoint:

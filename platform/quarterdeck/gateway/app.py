@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import secrets
@@ -13,6 +12,8 @@ from urllib.parse import unquote
 
 import aiohttp
 
+from quarterdeck.gateway.access_log import line, to_stdout
+from quarterdeck.gateway.admission import Admission
 from quarterdeck.gateway.asgi import (
     ClientGone,
     Message,
@@ -23,23 +24,23 @@ from quarterdeck.gateway.asgi import (
     answer_json,
     discard_body,
     header,
-    read_body,
-    until_gone,
 )
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError, unavailable
 from quarterdeck.gateway.fleet import Fleet
+from quarterdeck.gateway.inference import Inference
+from quarterdeck.gateway.limits import Limits
 from quarterdeck.gateway.metrics import GatewayMetrics
-from quarterdeck.gateway.proxy import Call, Proxy
+from quarterdeck.gateway.mirror import Mirror
+from quarterdeck.gateway.proxy import Proxy
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.snapshots import SnapshotWatch, read_snapshot
+from quarterdeck.gateway.surface import ENDPOINTS
 from quarterdeck.routing.policies import DEFAULT
-from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, KeyDigest, ServiceRoute
+from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, ServiceRoute
 
 _log = logging.getLogger(__name__)
-_INFERENCE = frozenset({"/v1/completions", "/v1/chat/completions"})
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
-_LARGE_BODY = 256 * 2**10
 _LINGER = 1.0
 _POOLED_SECONDS = 15.0  # less than engines keep idle connections
 
@@ -58,9 +59,10 @@ class Gateway:
         self._metrics = GatewayMetrics()
         self._fleet = Fleet(time.monotonic)
         self._directory: Directory | None = None
-        self._proxy: Proxy | None = None
+        self._admission = Admission(time.monotonic, self._random)
+        self._limits = Limits(time.monotonic, self._metrics)
+        self._inference: Inference | None = None
         self._watch: SnapshotWatch | None = None
-        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -84,9 +86,14 @@ class Gateway:
             kept = await asyncio.to_thread(read_snapshot, self._settings.snapshot_path)
             if kept is not None:
                 self._apply(kept)
-            self._proxy = Proxy(
+            proxy = Proxy(
                 self._settings, session, self._fleet, DEFAULT, self._metrics, self._random
             )
+            mirror = Mirror(proxy, self._metrics, self._random)
+            self._inference = Inference(
+                self._settings, proxy, self._admission, self._limits, mirror, self._metrics,
+                self._random, self._newest, lambda record: to_stdout(line(record, time.time())),
+            )  # fmt: skip
             self._watch = SnapshotWatch(self._settings, session, self._apply, self._random)
             # A kept snapshot may be of another installation's history: ask for the newest whole.
             watching = asyncio.create_task(self._watch.run(None), name="snapshot-watch")
@@ -94,11 +101,21 @@ class Gateway:
             await receive()
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+            await mirror.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _apply(self, snapshot: GatewaySnapshot) -> None:
         self._directory = Directory.of(snapshot)
         self._fleet.forget_others(snapshot)
+        self._admission.apply(snapshot)
+        self._limits.apply(snapshot)
+        self._metrics.forget_others(
+            endpoint.run_id for route in snapshot.services for endpoint in route.endpoints
+        )
+
+    def _newest(self, route: ServiceRoute) -> ServiceRoute:
+        services = self._directory.services if self._directory else {}
+        return services.get((route.project, route.name), route)
 
     # --- requests ----------------------------------------------------------------------------
 
@@ -127,9 +144,16 @@ class Gateway:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         path, method = scope["path"], scope["method"]
-        if path in _INFERENCE:
+        endpoint = ENDPOINTS.get(path)
+        if endpoint is not None:
             _only(method, "POST")
-            await self._infer(scope, receive, send, request_id)
+            assert self._inference is not None
+            try:
+                directory = self._known()
+            except ApiError as error:
+                self._metrics.refused.labels(str(error.status)).inc()
+                raise
+            await self._inference.answer(directory, endpoint, scope, receive, send, request_id)
             return
         _only(method, "GET")
         if path == "/v1/models":
@@ -144,6 +168,9 @@ class Gateway:
         elif path == "/metrics":
             failures = self._watch.failures if self._watch else 0
             self._metrics.snapshot_failures.set(failures)
+            for route in self._directory.services.values() if self._directory else ():
+                waiting = self._admission.waiting(route)
+                self._metrics.waiting.labels(route.project, route.name).set(waiting)
             await answer(send, 200, self._metrics.render(), "text/plain; version=0.0.4", [])
         else:
             raise ApiError(404, f"{path[:200]!r} does not exist here", code="not_found")
@@ -163,100 +190,10 @@ class Gateway:
         key = directory.key_of(header(scope, b"authorization"))
         await answer_json(send, 200, _card(name, directory.service_of(key, name)))
 
-    async def _infer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        try:
-            directory = self._known()
-            key = directory.key_of(header(scope, b"authorization"))
-            if self._in_flight >= self._settings.max_in_flight:
-                raise unavailable(
-                    f"{self._in_flight} requests are under way, the most this gateway carries",
-                    "gateway_overloaded",
-                )
-        except ApiError as error:
-            self._metrics.refused.labels(str(error.status)).inc()
-            raise
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
-        try:
-            await self._carry(scope, receive, send, request_id, directory, key)
-        finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
-
-    async def _carry(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        request_id: str,
-        directory: Directory,
-        key: KeyDigest,
-    ) -> None:
-        began = asyncio.get_running_loop().time()
-        settings = self._settings
-        try:
-            body = await read_body(scope, receive, settings.max_body, settings.body_timeout)
-            parsed = await _parse(body)
-            model = parsed.get("model")
-            if not isinstance(model, str) or not model:
-                raise ApiError(400, "model: is missing: name a model as text", param="model")
-            route = directory.service_of(key, model)
-        except ApiError as error:
-            self._metrics.refused.labels(str(error.status)).inc()
-            raise
-        if model != route.name:
-            body = json.dumps({**parsed, "model": route.name}).encode()
-        call = Call(
-            path=scope["path"],
-            headers=scope["headers"],
-            body=body,
-            stream=parsed.get("stream") is True,
-            request_id=request_id,
-            began=began,
-        )
-        status = "499"
-        try:
-            status = str(await self._while_there(route, call, receive, send))
-        except ApiError as error:
-            status = str(error.status)
-            raise
-        finally:
-            self._metrics.requests.labels(route.project, route.name, status).inc()
-
-    async def _while_there(
-        self, route: ServiceRoute, call: Call, receive: Receive, send: Send
-    ) -> int:
-        """Serve the call; give it up, and with it the replica's work, when the client leaves."""
-        assert self._proxy is not None
-        serving = asyncio.ensure_future(self._proxy.serve(route, call, send))
-        leaving = asyncio.ensure_future(until_gone(receive))
-        try:
-            await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if serving.done():
-                return serving.result()
-            raise ClientGone
-        finally:
-            leaving.cancel()
-            serving.cancel()
-            await asyncio.gather(serving, leaving, return_exceptions=True)
-
 
 def _only(method: str, allowed: str) -> None:
     if method != allowed and not (method == "HEAD" and allowed == "GET"):
         raise ApiError(405, f"{method} is not allowed here: use {allowed}", close=True)
-
-
-async def _parse(body: bytes) -> dict[str, object]:
-    try:
-        if len(body) > _LARGE_BODY:
-            parsed = await asyncio.to_thread(json.loads, body)
-        else:
-            parsed = json.loads(body)
-    except (ValueError, RecursionError):
-        raise ApiError(400, "the body is not JSON") from None
-    if not isinstance(parsed, dict):
-        raise ApiError(400, "the body is not a JSON object")
-    return parsed
 
 
 def _card(name: str, route: ServiceRoute) -> dict[str, object]:

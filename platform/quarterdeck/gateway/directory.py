@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 
 from quarterdeck.gateway.errors import ApiError, key_unknown
-from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, KeyDigest, ServiceRoute
+from quarterdeck.specs.gateway_snapshot import (
+    GatewaySnapshot,
+    KeyDigest,
+    ServedAlias,
+    ServiceRoute,
+)
 
 _NAMES_SHOWN = 20
 _INFERRING = frozenset({"viewer", "operator", "admin"})
@@ -19,14 +26,22 @@ class Directory:
     version: str
     keys: dict[str, KeyDigest] = field(repr=False)
     services: dict[tuple[str, str], ServiceRoute]
+    _aliases: dict[str, list[tuple[ServiceRoute, ServedAlias]]] = field(
+        default_factory=dict, repr=False
+    )
 
     @classmethod
     def of(cls, snapshot: GatewaySnapshot) -> Directory:
         """Arrange a snapshot."""
+        aliases: dict[str, list[tuple[ServiceRoute, ServedAlias]]] = {}
+        for route in snapshot.services:
+            for alias in route.aliases:
+                aliases.setdefault(alias.name, []).append((route, alias))
         return cls(
             version=snapshot.version,
             keys={key.sha256: key for key in snapshot.keys},
             services={(route.project, route.name): route for route in snapshot.services},
+            _aliases=aliases,
         )
 
     def key_of(self, authorization: str | None) -> KeyDigest:
@@ -59,17 +74,64 @@ class Directory:
         counts: dict[str, int] = {}
         for route in mine:
             counts[route.name] = counts.get(route.name, 0) + 1
-        names = {
+        names = {alias.name: route for route in mine for alias in route.aliases}
+        names |= {
             route.name if counts[route.name] == 1 else f"{route.project}/{route.name}": route
             for route in mine
         }
         return dict(sorted(names.items()))
 
-    def service_of(self, key: KeyDigest, model: str) -> ServiceRoute:
-        """The service that a key means by a model name, plain or as `PROJECT/NAME`.
+    def service_of(
+        self,
+        key: KeyDigest,
+        model: str,
+        headers: Mapping[str, str] | None = None,
+        random: Random | None = None,
+    ) -> ServiceRoute:
+        """The service that a key means by a model name: a service, plain or as `PROJECT/NAME`, or
+        an alias. Of several services with the alias first those whose rules the `headers`
+        (lower-case names) fulfil, then one by chance after their weights.
 
         Raises ApiError 404 with the names that exist, 400 for a name in several projects.
         """
+        found = self._named(key, model)
+        if found is None:
+            found = self._by_alias(key, model, headers or {}, random or Random())
+        if found is not None:
+            return found
+        names = list(self.visible(key))
+        shown = ", ".join(names[:_NAMES_SHOWN]) or "none"
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        raise ApiError(
+            404,
+            f"The model {model[:200]!r} does not exist or you do not have access to it. "
+            f"Models you can use: {shown}{more}",
+            param="model",
+            code="model_not_found",
+        )
+
+    def sibling(self, route: ServiceRoute, name: str) -> ServiceRoute | None:
+        """Another service of the same project."""
+        return self.services.get((route.project, name))
+
+    def _by_alias(
+        self, key: KeyDigest, model: str, headers: Mapping[str, str], random: Random
+    ) -> ServiceRoute | None:
+        """A key of every project sees all aliases: its services share one name space then."""
+        found = [
+            (alias, route)
+            for route, alias in self._aliases.get(model, ())
+            if key.project in (None, route.project)
+        ]
+        ruled = [each for each in found if each[0].headers and _fulfils(headers, each[0].headers)]
+        free = [each for each in found if not each[0].headers and each[0].weight > 0]
+        chosen = ruled or free
+        if not chosen:
+            return None
+        weights = [max(alias.weight, 1) if ruled else alias.weight for alias, _ in chosen]
+        return random.choices([route for _, route in chosen], weights)[0]
+
+    def _named(self, key: KeyDigest, model: str) -> ServiceRoute | None:
         project, slash, name = model.rpartition("/")
         if slash:
             found = self.services.get((project, name))
@@ -91,13 +153,8 @@ class Directory:
                     param="model",
                     code="model_ambiguous",
                 )
-        names = list(self.visible(key))
-        shown = ", ".join(names[:_NAMES_SHOWN]) or "none"
-        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-        raise ApiError(
-            404,
-            f"The model {model[:200]!r} does not exist or you do not have access to it. "
-            f"Models you can use: {shown}{more}",
-            param="model",
-            code="model_not_found",
-        )
+        return None
+
+
+def _fulfils(headers: Mapping[str, str], rules: Mapping[str, str]) -> bool:
+    return all(headers.get(name) == value for name, value in rules.items())

@@ -7,8 +7,15 @@ can still be closed by a well-formed error event.
 from __future__ import annotations
 
 _LARGEST_EVENT = 4 * 2**20
-_DONE = b"data: [DONE]"
-_ERROR = b'data: {"error"'
+_LAST_WORDS = (
+    b"data: [DONE]",
+    b'data: {"error"',
+    # Of /v1/responses, whose streams end without `[DONE]`.
+    b"event: response.completed",
+    b"event: response.incomplete",
+    b"event: response.failed",
+    b"event: error",
+)
 
 
 class EventTooLarge(ValueError):
@@ -45,4 +52,4 @@ class EventRelay:
     @property
     def complete(self) -> bool:
         """The stream has said its last word: `[DONE]`, or an error of its own."""
-        return not self._held and self._last.startswith((_DONE, _ERROR))
+        return not self._held and self._last.startswith(_LAST_WORDS)

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import aiohttp
 
+from quarterdeck.gateway.access_log import Record
 from quarterdeck.gateway.asgi import ClientGone, Headers, Send
 from quarterdeck.gateway.errors import ApiError, timed_out, unavailable
 from quarterdeck.gateway.events import EventRelay, EventTooLarge
 from quarterdeck.gateway.fleet import Fleet
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.gateway.settings import GatewaySettings
+from quarterdeck.gateway.usage import Usage
 from quarterdeck.routing.policy import RoutingPolicy
 from quarterdeck.routing.replicas import Refusal, ReplicaView, RouteRequest
 from quarterdeck.routing.retries import RETRYABLE_STATUSES, RetryBudget
@@ -29,20 +31,26 @@ _DROPPED_FROM_ANSWERS = frozenset(
     b"x-request-id x-quarterdeck-replica".split()
 )
 # An allow list: neither keys nor cookies of clients reach the engines.
-_PASSED_TO_REPLICAS = frozenset((b"content-type", b"accept", b"user-agent", b"traceparent"))
+_PASSED_TO_REPLICAS = frozenset((b"content-type", b"accept", b"user-agent", b"tracestate"))
 _Broken = (aiohttp.ClientError, OSError, EventTooLarge)
 
 
 @dataclass(frozen=True)
 class Call:
-    """What is passed on. `stream` is what the client asked for; `began` is on the loop's clock."""
+    """What is passed on. `stream` is what the client asked for; `began` is on the loop's clock;
+    `record` is told what becomes of it."""
 
     path: str
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes
     stream: bool
-    request_id: str
+    record: Record
     began: float
+    traceparent: str = ""
+
+    def with_body(self, body: bytes) -> Call:
+        """The same call with another body."""
+        return replace(self, body=body)
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,9 @@ class Proxy:
                 if tried:
                     self._metrics.retries.labels(route.project, route.name).inc()
                 tried.add(replica.run_id)
+                call.record.replica = replica.run_id
+                call.record.replicas.append(replica.run_id)
+                call.record.tries += 1
                 with self._fleet.flight(replica.run_id, retry=len(tried) > 1):
                     result = await self._try(route, replica, call, send)
                 if isinstance(result, int):
@@ -120,10 +131,11 @@ class Proxy:
     ) -> int | _Failure:
         """The status sent, or the failure before anything was sent."""
         loop = asyncio.get_running_loop()
-        deadline = call.began + self._settings.total_timeout
+        deadline = call.began + min(self._settings.total_timeout, route.total)
         first = deadline
         if call.stream:
-            first = min(deadline, loop.time() + self._settings.first_byte_timeout)
+            patience = min(self._settings.first_byte_timeout, route.per_try)
+            first = min(deadline, loop.time() + patience)
         response: aiohttp.ClientResponse | None = None
         try:
             async with asyncio.timeout_at(first):
@@ -141,18 +153,23 @@ class Proxy:
             if isinstance(error, aiohttp.ClientError):
                 return self._unreachable(route, replica)
             self._fleet.record(replica.run_id, "server_error")
-            raise timed_out(
-                f"the replica sent nothing for {loop.time() - call.began:.0f} s"
-            ) from None
+            failure = timed_out(f"the replica sent nothing for {loop.time() - call.began:.0f} s")
+            if loop.time() >= deadline:
+                raise failure from None
+            return _Failure(failure)
         except _Broken:
             return self._unreachable(route, replica)
         else:
             if relay is not None and not piece:
                 return self._unreachable(route, replica)
-            self._metrics.first_byte.labels(route.project, route.name).observe(
-                loop.time() - call.began
-            )
-            await self._pass_on(route, replica, response, relay, piece, deadline, send)
+            call.record.first_byte = loop.time() - call.began
+            usage = Usage(stream=relay is not None)
+            try:
+                await self._pass_on(
+                    route, replica, call, response, relay, usage, piece, deadline, send
+                )
+            finally:
+                call.record.tokens_in, call.record.tokens_out = usage.tokens()
             return response.status
         finally:
             if response is not None:
@@ -183,8 +200,10 @@ class Proxy:
         self,
         route: ServiceRoute,
         replica: ReplicaView,
+        call: Call,
         response: aiohttp.ClientResponse,
         relay: EventRelay | None,
+        usage: Usage,
         piece: bytes,
         deadline: float,
         send: Send,
@@ -192,10 +211,12 @@ class Proxy:
         loop = asyncio.get_running_loop()
         await self._send_start(send, response.status, _headers_of(response, replica))
         broken = ""
+        patience = min(self._settings.between_timeout, route.between_tokens)
         while piece:
+            usage.push(piece)
             await self._send_body(send, piece, more=True)
             try:
-                between = loop.time() + self._settings.between_timeout
+                between = loop.time() + patience
                 async with asyncio.timeout_at(min(between, deadline)):
                     piece = await _next(response, relay)
             except TimeoutError:
@@ -207,7 +228,10 @@ class Proxy:
         if not broken and relay is not None and not relay.complete:
             broken = "the replica ended the answer without its last event"
         if broken:
-            self._metrics.broken.labels(route.project, route.name).inc()
+            call.record.error = broken
+            self._metrics.broken.labels(
+                route.project, route.name, str(call.record.revision or ""), replica.run_id
+            ).inc()
             self._fleet.record(replica.run_id, "unreachable")
             if relay is None:
                 # The length promised is not reached: uvicorn cuts the connection, as it must.
@@ -251,7 +275,10 @@ def _headers_for_replica(call: Call) -> dict[str, str]:
         if name in _PASSED_TO_REPLICAS
     }
     # Events must be seen as they are, so answers may not be compressed.
-    return {**passed, "accept-encoding": "identity", "x-request-id": call.request_id}
+    passed |= {"accept-encoding": "identity", "x-request-id": call.record.request_id}
+    if call.traceparent:
+        passed["traceparent"] = call.traceparent
+    return passed
 
 
 def _headers_of(response: aiohttp.ClientResponse, replica: ReplicaView) -> Headers:

@@ -16,18 +16,50 @@ class EngineEndpoint(Message):
     weight: int = 1
 
 
+class ServedAlias(Message):
+    """Another model name that leads here; see `specs.serving.Alias`."""
+
+    name: str
+    weight: int = 1
+    headers: dict[str, str] = {}
+
+
+class Shadow(Message):
+    """Where a share of the requests is copied to."""
+
+    service: str
+    share: float
+
+
 class ServiceRoute(Message):
+    """A service as gateways see it. Times are seconds; `concurrency` is for each replica."""
+
     name: str
     project: str
     model_version: str | None
     endpoints: list[EngineEndpoint]
+    aliases: list[ServedAlias] = []
+    fallback: str | None = None
+    """A service of the same project that answers when this one cannot."""
+    mirror: Shadow | None = None
+    concurrency: int = 32
+    max_waiting: int = 256
+    max_wait: float = 30.0
+    per_try: float = 300.0
+    between_tokens: float = 60.0
+    total: float = 3600.0
 
 
 class KeyDigest(Message):
+    """A key and its limits; None: without."""
+
     sha256: str
     name: str
     project: str | None
     access: Access
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    streams: int | None = None
 
 
 class GatewaySnapshot(Message):

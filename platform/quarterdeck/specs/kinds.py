@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from quarterdeck.specs.architecture import Architecture
-from quarterdeck.specs.base import Spec
+from quarterdeck.specs.base import Name, Spec
 from quarterdeck.specs.batch import BatchSpec
 from quarterdeck.specs.common import Checkpoints, Datasets, JobSpec, Resource, Resources
 from quarterdeck.specs.graph import Inputs, Outputs
 from quarterdeck.specs.presets import load_preset
 from quarterdeck.specs.references import ReferenceText
 from quarterdeck.specs.roles import LaunchFields
+from quarterdeck.specs.serving import Admission, Aliases, Mirror, Timeouts
 from quarterdeck.specs.training import Elastic, Parallelism, Precision, Sync, Training
 from quarterdeck.specs.units import Count, Seconds, Share
 from quarterdeck.specs.workdir import Upload
@@ -193,6 +194,12 @@ class ServiceSpec(Resource):
     queue: str = "default"
     priority: int = 100
     cluster: str | None = None
+    aliases: Aliases = ()
+    fallback: Name | None = None
+    """A service of the same project that answers when this one cannot."""
+    mirror: Mirror | None = None
+    admission: Admission = Admission()
+    timeouts: Timeouts = Timeouts()
 
     @property
     def rank_count(self) -> int:

@@ -1,0 +1,129 @@
+"""Places for requests: a waiting room for each service, and waking those it lets in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from random import Random
+
+from quarterdeck.gateway.errors import ApiError, unavailable
+from quarterdeck.routing.admission import Ticket, WaitingRoom
+from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, ServiceRoute
+
+_RETRY_SECONDS = 1
+
+
+class Admission:
+    """The waiting rooms of one gateway. `clock` gives seconds that never go back."""
+
+    def __init__(self, clock: Callable[[], float], random: Random) -> None:
+        self._clock = clock
+        self._random = random
+        self._rooms: dict[tuple[str, str], WaitingRoom] = {}
+        self._places: dict[Ticket, asyncio.Future[None]] = {}
+
+    def waiting(self, route: ServiceRoute) -> int:
+        """How many requests of a service wait now."""
+        room = self._rooms.get((route.project, route.name))
+        return room.waiting if room else 0
+
+    def apply(self, snapshot: GatewaySnapshot) -> None:
+        """Take the replicas of a new snapshot into account; more of them let more in."""
+        live = {(route.project, route.name): route for route in snapshot.services}
+        for key, room in list(self._rooms.items()):
+            route = live.get(key)
+            if route is not None:
+                room.capacity, room.room = capacity(route), route.max_waiting
+                self._wake(room)
+            elif not room.in_flight and not room.waiting:
+                del self._rooms[key]
+
+    @asynccontextmanager
+    async def place(self, route: ServiceRoute, priority: int) -> AsyncIterator[float]:
+        """Hold one of the service's places; gives the seconds that it took to get it.
+
+        Raises ApiError 429 when nobody more may wait, 503 when none came free in time.
+        """
+        room = self._room(route)
+        began = self._clock()
+        answer = room.offer(priority, began + route.max_wait, self._random.random)
+        if answer.evicted is not None:
+            self._refuse(answer.evicted, route)
+        if answer.verdict in ("shed", "full"):
+            raise _crowded(route, room.waiting)
+        waited = 0.0
+        if answer.ticket is not None:
+            await self._wait(room, answer.ticket, route)
+            waited = self._clock() - began
+        try:
+            yield waited
+        finally:
+            room.leave()
+            self._wake(room)
+
+    async def _wait(self, room: WaitingRoom, ticket: Ticket, route: ServiceRoute) -> None:
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._places[ticket] = place
+        try:
+            async with asyncio.timeout(max(0.0, ticket.deadline - self._clock())):
+                await place
+        except TimeoutError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                return  # let in at the very moment
+            room.give_up(ticket)
+            raise unavailable(
+                f"service {route.name!r} had no place for this request within "
+                f"{route.max_wait:g} s: {room.in_flight} are under way, {room.waiting} wait",
+                "waited_too_long",
+                _RETRY_SECONDS,
+            ) from None
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                room.leave()  # it was let in and will not come
+                self._wake(room)
+            room.give_up(ticket)
+            raise
+        finally:
+            self._places.pop(ticket, None)
+
+    def _room(self, route: ServiceRoute) -> WaitingRoom:
+        room = self._rooms.get((route.project, route.name))
+        if room is None:
+            room = WaitingRoom(route.max_waiting, capacity(route))
+            self._rooms[route.project, route.name] = room
+        return room
+
+    def _wake(self, room: WaitingRoom) -> None:
+        for ticket in room.let_in():
+            place = self._places.get(ticket)
+            if place is not None and not place.done():
+                place.set_result(None)
+            else:
+                room.leave()
+
+    def _refuse(self, ticket: Ticket, route: ServiceRoute) -> None:
+        place = self._places.get(ticket)
+        if place is not None and not place.done():
+            place.set_exception(_crowded(route, self.waiting(route)))
+
+
+def capacity(route: ServiceRoute) -> int:
+    """How many requests a service takes at once: of the replicas that take traffic.
+
+    With none ready it is that of one, so that the reason why it cannot answer is told at once
+    instead of after a wait.
+    """
+    able = sum(endpoint.ready and not endpoint.draining for endpoint in route.endpoints)
+    return route.concurrency * max(1, able)
+
+
+def _crowded(route: ServiceRoute, waiting: int) -> ApiError:
+    return ApiError(
+        429,
+        f"service {route.name!r} has {waiting} requests waiting, and no room for one of this "
+        "priority: try again in a moment",
+        code="too_many_waiting",
+        type_="server_error",
+        retry_after=_RETRY_SECONDS,
+    )

@@ -1,0 +1,221 @@
+"""One inference request from its arrival to its line in the log.
+
+Key → body → model and its service → limits of the key → a place → replicas, or the fallback
+service → what it cost. All refusals come before the first byte of an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from quarterdeck.gateway.access_log import Record
+from quarterdeck.gateway.admission import Admission
+from quarterdeck.gateway.asgi import (
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    header,
+    headers_of,
+    read_body,
+    until_gone,
+)
+from quarterdeck.gateway.directory import Directory
+from quarterdeck.gateway.errors import ApiError, unavailable
+from quarterdeck.gateway.limits import Limits
+from quarterdeck.gateway.metrics import GatewayMetrics
+from quarterdeck.gateway.mirror import Mirror
+from quarterdeck.gateway.proxy import Call, Proxy
+from quarterdeck.gateway.settings import GatewaySettings
+from quarterdeck.gateway.surface import Endpoint, guessed_tokens
+from quarterdeck.gateway.tracing import trace_of
+from quarterdeck.specs.common import PRIORITIES
+from quarterdeck.specs.gateway_snapshot import KeyDigest, ServiceRoute
+
+_LARGE_BODY = 256 * 2**10
+PRIORITY_HEADER = b"x-quarterdeck-priority"
+_CANNOT = frozenset(
+    {"no_ready_replica", "replica_unreachable", "too_many_waiting", "waited_too_long", "timeout"}
+)
+"""Errors after which the fallback service is asked."""
+
+
+class Inference:
+    """Answers inference requests. `newest` gives a service as it is now, `log` takes each
+    request's record when it has ended."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        proxy: Proxy,
+        admission: Admission,
+        limits: Limits,
+        mirror: Mirror,
+        metrics: GatewayMetrics,
+        random: Random,
+        newest: Callable[[ServiceRoute], ServiceRoute],
+        log: Callable[[Record], None],
+    ) -> None:
+        self._settings = settings
+        self._proxy = proxy
+        self._admission = admission
+        self._limits = limits
+        self._mirror = mirror
+        self._metrics = metrics
+        self._random = random
+        self._newest = newest
+        self._log = log
+        self._in_flight = 0
+
+    async def answer(
+        self,
+        directory: Directory,
+        endpoint: Endpoint,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        request_id: str,
+    ) -> None:
+        """Answer one request. Raises ApiError while nothing was sent, ClientGone."""
+        began = asyncio.get_running_loop().time()
+        record = Record(request_id, endpoint.path)
+        try:
+            key = directory.key_of(header(scope, b"authorization"))
+            record.key = key.name
+            if self._in_flight >= self._settings.max_in_flight:
+                raise unavailable(
+                    f"{self._in_flight} requests are under way, the most this gateway carries",
+                    "gateway_overloaded",
+                )
+            self._in_flight += 1
+            self._metrics.in_flight.set(self._in_flight)
+            try:
+                await self._carry(directory, endpoint, key, scope, receive, send, record, began)
+            finally:
+                self._in_flight -= 1
+                self._metrics.in_flight.set(self._in_flight)
+        except ApiError as error:
+            record.status, record.error = error.status, str(error)
+            raise
+        finally:
+            record.seconds = asyncio.get_running_loop().time() - began
+            if record.service:
+                self._metrics.ended(record)
+            else:
+                self._metrics.refused.labels(str(record.status)).inc()
+            self._log(record)
+
+    async def _carry(
+        self,
+        directory: Directory,
+        endpoint: Endpoint,
+        key: KeyDigest,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        record: Record,
+        began: float,
+    ) -> None:
+        settings = self._settings
+        body = await read_body(scope, receive, settings.max_body, settings.body_timeout)
+        record.bytes_in = len(body)
+        parsed = await _parse(body)
+        model = parsed.get("model")
+        if not isinstance(model, str) or not model:
+            raise ApiError(400, "model: is missing: name a model as text", param="model")
+        record.model = model[:200]
+        record.priority = _priority(header(scope, PRIORITY_HEADER))
+        route = directory.service_of(key, model, headers_of(scope), self._random)
+        record.project, record.service = route.project, route.name
+        trace = trace_of(header(scope, b"traceparent"), self._random)
+        record.trace_id = trace.trace_id
+        record.stream = parsed.get("stream") is True
+        call = Call(
+            path=endpoint.path,
+            headers=scope["headers"],
+            body=body if model == route.name else _renamed(parsed, route),
+            stream=record.stream,
+            record=record,
+            began=began,
+            traceparent=trace.header,
+        )
+        guessed = guessed_tokens(endpoint, parsed, len(body))
+        with self._limits.hold(key, guessed, record) as limits:
+            self._mirror.offer(directory, route, parsed, call)
+            work = self._serve(directory, route, parsed, call, limits.marking(send))
+            record.status = await _while_there(work, receive)
+
+    async def _serve(
+        self,
+        directory: Directory,
+        route: ServiceRoute,
+        parsed: dict[str, Any],
+        call: Call,
+        send: Send,
+    ) -> int:
+        try:
+            return await self._in_place(route, call, send)
+        except ApiError as error:
+            other = directory.sibling(route, route.fallback) if route.fallback else None
+            if other is None or error.code not in _CANNOT:
+                raise
+            self._metrics.fallbacks.labels(route.project, route.name).inc()
+            call.record.fallback = True
+            return await self._in_place(other, call.with_body(_renamed(parsed, other)), send)
+
+    async def _in_place(self, route: ServiceRoute, call: Call, send: Send) -> int:
+        record = call.record
+        async with self._admission.place(route, record.priority) as waited:
+            record.waited += waited
+            # Its replicas may be others than when it began to wait.
+            return await self._proxy.serve(self._newest(route), call, send)
+
+
+async def _while_there(work: Any, receive: Receive) -> int:
+    """The status of the work; it is given up, and with it the replica's, when the client leaves."""
+    serving = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(until_gone(receive))
+    try:
+        await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            return int(serving.result())
+        raise ClientGone
+    finally:
+        leaving.cancel()
+        serving.cancel()
+        await asyncio.gather(serving, leaving, return_exceptions=True)
+
+
+async def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        if len(body) > _LARGE_BODY:
+            parsed = await asyncio.to_thread(json.loads, body)
+        else:
+            parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "the body is not JSON") from None
+    if not isinstance(parsed, dict):
+        raise ApiError(400, "the body is not a JSON object")
+    return parsed
+
+
+def _renamed(parsed: dict[str, Any], route: ServiceRoute) -> bytes:
+    return json.dumps({**parsed, "model": route.name}).encode()
+
+
+def _priority(text: str | None) -> int:
+    if text is None:
+        return 0
+    if text in PRIORITIES:
+        return PRIORITIES[text]
+    try:
+        return max(-1000, min(int(text), 1000))
+    except ValueError:
+        name = PRIORITY_HEADER.decode()
+        raise ApiError(
+            400, f"{name}: {text[:50]!r} is not a priority: write low, normal, high or a number"
+        ) from None

@@ -1,0 +1,112 @@
+"""Holding keys to their limits, and telling clients what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from quarterdeck.gateway.access_log import Record
+from quarterdeck.gateway.asgi import Headers, Message, Send
+from quarterdeck.gateway.errors import ApiError
+from quarterdeck.gateway.metrics import GatewayMetrics
+from quarterdeck.routing.limits import KeyLimits
+from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, KeyDigest
+
+_MILLISECONDS = 1000
+
+
+@dataclass(frozen=True)
+class Held:
+    """A request within its key's limits; `headers` say what is left of them."""
+
+    headers: Headers
+
+    def marking(self, send: Send) -> Send:
+        """`send` with the headers on the answer's start."""
+        if not self.headers:
+            return send
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].extend(self.headers)
+            await send(message)
+
+        return marked
+
+
+class Limits:
+    """The limits of every key that has some, in one gateway."""
+
+    def __init__(self, clock: Callable[[], float], metrics: GatewayMetrics) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._keys: dict[str, KeyLimits] = {}
+
+    @contextmanager
+    def hold(self, key: KeyDigest, guessed: int, record: Record) -> Iterator[Held]:
+        """For as long as the request lasts; its record then says what it used. Raises ApiError
+        429 naming the limit that is reached."""
+        if key.requests_per_minute is key.tokens_per_minute is key.streams is None:
+            yield Held([])
+            return
+        limits = self._keys.setdefault(key.sha256, KeyLimits())
+        limits.requests_per_minute = key.requests_per_minute
+        limits.tokens_per_minute = key.tokens_per_minute
+        limits.streams = key.streams
+        refused = limits.enter(guessed, self._clock())
+        if refused is not None:
+            self._metrics.limited.labels(refused.limit).inc()
+            allowed = getattr(key, _FIELDS[refused.limit])
+            raise ApiError(
+                429,
+                f"key {key.name!r} has reached its limit of {allowed} {_WORDS[refused.limit]}: "
+                f"try again in {refused.retry_after} s",
+                code="rate_limit_exceeded",
+                type_="requests" if refused.limit != "tokens_per_minute" else "tokens",
+                retry_after=refused.retry_after,
+            )
+        try:
+            yield Held(_headers(limits))
+        finally:
+            used = record.tokens_in + record.tokens_out if record.replica else 0
+            # An engine that reports no usage is charged the guess.
+            used = guessed if record.status == 200 and not record.tokens_in else used
+            limits.leave(guessed, used, self._clock())
+
+    def share(self, shares: dict[str, float]) -> None:
+        """This gateway's part of each key's rates from now on, by digest."""
+        for sha256, share in shares.items():
+            self._keys.setdefault(sha256, KeyLimits()).share = share
+
+    def apply(self, snapshot: GatewaySnapshot) -> None:
+        """Forget keys that are gone."""
+        known = {key.sha256 for key in snapshot.keys}
+        for gone in self._keys.keys() - known:
+            if not self._keys[gone].open:
+                del self._keys[gone]
+
+
+_FIELDS = {
+    "requests_per_minute": "requests_per_minute",
+    "tokens_per_minute": "tokens_per_minute",
+    "concurrent_streams": "streams",
+}
+_WORDS = {
+    "requests_per_minute": "requests a minute",
+    "tokens_per_minute": "tokens a minute",
+    "concurrent_streams": "requests at once",
+}
+
+
+def _headers(limits: KeyLimits) -> Headers:
+    """As OpenAI names them."""
+    headers: Headers = []
+    for name, (rate, left, seconds) in limits.remaining().items():
+        for what, value in (
+            ("limit", str(rate)),
+            ("remaining", str(left)),
+            ("reset", f"{round(seconds * _MILLISECONDS)}ms"),
+        ):
+            headers.append((f"x-ratelimit-{what}-{name}".encode(), value.encode()))
+    return headers

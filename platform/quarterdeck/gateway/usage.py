@@ -1,0 +1,40 @@
+"""Counting tokens of answers that pass through, without parsing them.
+
+An engine that reports `usage` is believed; of a stream without it the events are counted, which
+is one token each for engines that stream token by token.
+"""
+
+from __future__ import annotations
+
+import re
+
+_TAIL = 4096
+_PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d+)')
+_ANSWER = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
+
+
+class Usage:
+    """Fed with every piece of one answer, in order."""
+
+    def __init__(self, *, stream: bool) -> None:
+        self._stream = stream
+        self._tail = b""
+        self._events = 0
+
+    def push(self, piece: bytes) -> None:
+        """Bytes that were passed on."""
+        if self._stream:
+            self._events += piece.count(b"data: {")
+        self._tail = piece[-_TAIL:] if len(piece) >= _TAIL else (self._tail + piece)[-_TAIL:]
+
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of the prompt (0: not told) and of the answer."""
+        prompt, answer = _last(_PROMPT, self._tail), _last(_ANSWER, self._tail)
+        if answer is None:
+            answer = self._events
+        return prompt or 0, answer
+
+
+def _last(pattern: re.Pattern[bytes], text: bytes) -> int | None:
+    found = pattern.findall(text)
+    return int(found[-1][:12]) if found else None

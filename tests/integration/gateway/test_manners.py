@@ -1,0 +1,304 @@
+"""What a service asks of gateways: places and waiting, limits, fallback, aliases, shadows."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+BODY = {"model": "chat", "prompt": "hi"}
+USAGE = b'{"ok": true, "usage": {"prompt_tokens": 5, "completion_tokens": 7}}'
+
+
+def code_of(answer: httpx.Response) -> str:
+    return str(answer.json()["error"]["code"])
+
+
+class Gate:
+    """A script that answers when it is told to."""
+
+    def __init__(self, scripted: Any, kit: Any, run_id: str = "run-1") -> None:
+        self._open = threading.Event()
+        self._kit = kit
+        self.replica = scripted(run_id, self._script)
+
+    def _script(self, number: int) -> Any:
+        while not self._open.is_set():
+            yield 0.02
+        yield self._kit.whole(USAGE)
+
+    def open(self) -> None:
+        self._open.set()
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def holds(self, requests: int) -> None:
+        self._kit.wait_until(lambda: len(self.replica.requests) >= requests, "not there")
+
+
+def metric(url: str, start: str) -> float:
+    lines = [
+        each for each in httpx.get(url + "/metrics").text.splitlines() if each.startswith(start)
+    ]
+    return sum(float(each.rsplit(" ", 1)[1]) for each in lines)
+
+
+def routed(kit: Any, name: str, *endpoints: Any, **values: Any) -> Any:
+    plain = kit.route(name, *endpoints)
+    return type(plain).model_validate({**plain.model_dump(), **values})
+
+
+def test_requests_wait_by_priority_and_the_low_give_way(
+    api: Any, gateways: Any, kit: Any, scripted: Any
+) -> None:
+    gate = Gate(scripted, kit)
+    api.publish(routed(kit, "chat", gate.replica.endpoint(), concurrency=1, max_waiting=2))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    with ThreadPoolExecutor(8) as pool:
+
+        def ask(priority: str) -> Any:
+            def work() -> httpx.Response:
+                with gateway.client() as client:
+                    headers = {"x-quarterdeck-priority": priority}
+                    return client.post("/v1/completions", json=BODY, headers=headers)
+
+            return pool.submit(work)
+
+        def wait_for(count: int) -> None:
+            start = "quarterdeck_gateway_waiting_requests{"
+            kit.wait_until(lambda: metric(gateway.url, start) == count, "never waited")
+
+        first = ask("normal")
+        gate.holds(1)
+        waiting = [ask("normal")]
+        wait_for(1)
+        waiting.append(ask("normal"))
+        wait_for(2)
+        refused = ask("normal").result(10)
+        assert (refused.status_code, code_of(refused)) == (429, "too_many_waiting")
+        assert int(refused.headers["retry-after"]) >= 1
+        favoured = ask("high")
+        evicted = waiting[1].result(10)
+        assert (evicted.status_code, code_of(evicted)) == (429, "too_many_waiting")
+        gate.open()
+        for answer in (first, waiting[0], favoured):
+            assert answer.result(10).status_code == 200
+    assert metric(gateway.url, "quarterdeck_gateway_waiting_seconds_count") == 2
+
+
+def test_who_waits_too_long_is_told_and_more_replicas_let_more_in(
+    api: Any, gateways: Any, kit: Any, scripted: Any
+) -> None:
+    gate, other = Gate(scripted, kit), Gate(scripted, kit, "run-2")
+    other.open()
+    endpoint = gate.replica.endpoint()
+    api.publish(routed(kit, "chat", endpoint, concurrency=1, max_wait=0.3))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    with gateway.client() as client, ThreadPoolExecutor(4) as pool:
+        held = pool.submit(client.post, "/v1/completions", json=BODY)
+        gate.holds(1)
+        late = client.post("/v1/completions", json=BODY)
+        assert (late.status_code, code_of(late)) == (503, "waited_too_long")
+        api.publish(routed(kit, "chat", endpoint, concurrency=1, max_wait=20.0))
+        kit.wait_until(lambda: len(api.polls) > 2, "no second snapshot")
+        patient = pool.submit(client.post, "/v1/completions", json=BODY)
+        time.sleep(0.3)
+        assert not patient.done()
+        both = [endpoint, other.replica.endpoint()]
+        api.publish(routed(kit, "chat", *both, concurrency=1, max_wait=20.0))
+        assert patient.result(10).status_code == 200
+        assert not held.done()
+        gate.open()
+        assert held.result(10).status_code == 200
+
+
+def test_a_client_that_leaves_gives_its_place_back(
+    api: Any, gateways: Any, kit: Any, scripted: Any
+) -> None:
+    gate = Gate(scripted, kit)
+    api.publish(routed(kit, "chat", gate.replica.endpoint(), concurrency=1, max_waiting=1))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    with ThreadPoolExecutor(4) as pool:
+        with gateway.client() as first:
+            held = pool.submit(first.post, "/v1/completions", json=BODY)
+            gate.holds(1)
+            with gateway.client(timeout=0.3) as hasty, pytest.raises(httpx.ReadTimeout):
+                hasty.post("/v1/completions", json=BODY)
+            kit.wait_until(
+                lambda: metric(gateway.url, "quarterdeck_gateway_waiting_requests{") == 0,
+                "who left still waits",
+            )
+            gate.open()
+            assert held.result(10).status_code == 200
+            assert first.post("/v1/completions", json=BODY).status_code == 200
+
+
+def test_limits_of_a_key(api: Any, gateways: Any, kit: Any, scripted: Any) -> None:
+    replica = scripted("run-1", lambda n: [kit.whole(USAGE)])
+    keys = [
+        kit.KEYS[0].model_copy(update={"requests_per_minute": 3, "tokens_per_minute": 100_000}),
+        *kit.KEYS[1:],
+    ]
+    api.publish(kit.route("chat", replica.endpoint()), keys=keys)
+    gateway = gateways()
+    gateway.wait_for("chat")
+    with gateway.client() as client, gateway.client(kit.ALL_KEY) as free:
+        answers = [client.post("/v1/completions", json=BODY) for _ in range(3)]
+        assert [a.headers["x-ratelimit-remaining-requests"] for a in answers] == ["2", "1", "0"]
+        # 12 tokens were used by each, whatever was guessed before.
+        assert 99_000 < int(answers[2].headers["x-ratelimit-remaining-tokens"]) < 100_000
+        refused = client.post("/v1/completions", json=BODY)
+        assert (refused.status_code, code_of(refused)) == (429, "rate_limit_exceeded")
+        assert "3 requests a minute" in refused.json()["error"]["message"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 20
+        plain = free.post("/v1/completions", json=BODY)
+        assert plain.status_code == 200 and "x-ratelimit-limit-requests" not in plain.headers
+    assert len(replica.requests) == 4
+
+
+def test_a_fallback_answers_for_a_service_that_cannot(
+    api: Any, gateways: Any, kit: Any, scripted: Any
+) -> None:
+    small = scripted("small-1", lambda n: [kit.whole(USAGE)])
+    wrong = scripted("chat-1", lambda n: [kit.whole(b'{"error": {}}', "400 Bad Request")])
+    fine = routed(kit, "small", small.endpoint())
+    api.publish(routed(kit, "chat", fallback="small"), fine)
+    gateway = gateways()
+    gateway.wait_for("chat", "small")
+    with gateway.client() as client:
+        answer = client.post("/v1/completions", json=BODY)
+        assert answer.status_code == 200
+        assert answer.headers["x-quarterdeck-replica"] == "small-1"
+        assert json.loads(small.requests[0][2])["model"] == "small"
+        # A refusal of the request itself is no reason to ask another model.
+        api.publish(routed(kit, "chat", wrong.endpoint(), fallback="small"), fine)
+        kit.wait_until(
+            lambda: client.post("/v1/completions", json=BODY).status_code == 400, "never 400"
+        )
+    assert metric(gateway.url, "quarterdeck_gateway_fallbacks_total") >= 1
+
+
+def test_aliases_share_by_weight_and_follow_headers(
+    api: Any, gateways: Any, kit: Any, scripted: Any
+) -> None:
+    big = scripted("big-1", lambda n: [kit.whole(USAGE)])
+    small = scripted("small-1", lambda n: [kit.whole(USAGE)])
+    api.publish(
+        routed(kit, "big", big.endpoint(), aliases=[{"name": "gpt-x", "weight": 3}]),
+        routed(
+            kit, "small", small.endpoint(),
+            aliases=[
+                {"name": "gpt-x", "weight": 1},
+                {"name": "gpt-x", "headers": {"x-team": "nlp"}},
+            ],
+        ),
+    )  # fmt: skip
+    gateway = gateways()
+    gateway.wait_for("big", "small", "gpt-x")
+    with gateway.client() as client:
+        for _ in range(120):
+            assert client.post("/v1/completions", json={**BODY, "model": "gpt-x"}).is_success
+        assert len(small.requests) + len(big.requests) == 120
+        assert 15 <= len(small.requests) <= 47  # 30 expected, σ = 4.7
+        before = len(small.requests)
+        for _ in range(5):
+            answer = client.post(
+                "/v1/completions", json={**BODY, "model": "gpt-x"}, headers={"x-team": "nlp"}
+            )
+            assert answer.headers["x-quarterdeck-replica"] == "small-1"
+        assert len(small.requests) == before + 5
+
+
+def test_a_mirror_gets_copies_and_harms_nobody(
+    api: Any, gateways: Any, kit: Any, scripted: Any
+) -> None:
+    live = scripted("live-1", lambda n: [kit.whole(USAGE)])
+    shadow = scripted("shadow-1", lambda n: [kit.RESET])
+    api.publish(
+        routed(kit, "chat", live.endpoint(), mirror={"service": "next", "share": 1.0}),
+        kit.route("next", shadow.endpoint()),
+    )
+    gateway = gateways()
+    gateway.wait_for("chat", "next")
+    with gateway.client() as client:
+        for _ in range(5):
+            answer = client.post("/v1/completions", json=BODY)
+            assert answer.status_code == 200
+            assert answer.headers["x-quarterdeck-replica"] == "live-1"
+    kit.wait_until(
+        lambda: metric(gateway.url, "quarterdeck_gateway_mirrored_requests_total{") == 5,
+        "copies were not made",
+    )
+    assert shadow.requests and json.loads(shadow.requests[0][2])["model"] == "next"
+
+
+def test_one_line_for_each_request(
+    api: Any, gateways: Any, kit: Any, scripted: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    replica = scripted("run-1", lambda n: [kit.whole(USAGE)])
+    api.publish(kit.route("chat", replica.endpoint()))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    with gateway.client() as client:
+        client.post(
+            "/v1/completions", json={**BODY, "prompt": "a secret"},
+            headers={"x-request-id": "mine", "traceparent": f"00-{trace}-b7ad6b7169203331-01"},
+        )  # fmt: skip
+        client.post("/v1/completions", json={"model": "nothing"})
+        client.post("/v1/completions", json=BODY, headers={"authorization": "Bearer qd_wrong"})
+    text = ""
+
+    def all_there() -> bool:
+        nonlocal text
+        text += capfd.readouterr().out
+        return text.count('"request_id"') == 3 and text.endswith("\n")
+
+    kit.wait_until(all_there, "lines are missing")
+    # A line is written when all is done, and the next request may have begun by then.
+    records = {each["status"]: each for each in map(json.loads, text.splitlines())}
+    good, missing, denied = records[200], records[404], records[401]
+    assert good["request_id"] == "mine" and good["status"] == 200 and good["trace_id"] == trace
+    assert (good["tokens_in"], good["tokens_out"], good["replica"]) == (5, 7, "run-1")
+    assert missing["model"] == "nothing" and "key" not in denied
+    assert "a secret" not in text and kit.USER_KEY not in text and "qd_wrong" not in text
+    passed = replica.requests[0][1]["traceparent"]
+    assert passed.startswith(f"00-{trace}-") and "b7ad6b7169203331" not in passed
+
+
+def test_series_of_a_replica_end_with_it(api: Any, gateways: Any, kit: Any, scripted: Any) -> None:
+    replica = scripted("run-1", lambda n: [kit.whole(USAGE)])
+    api.publish(kit.route("chat", replica.endpoint()))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    with gateway.client() as client:
+        client.post("/v1/completions", json=BODY)
+    text = httpx.get(gateway.url + "/metrics").text
+    assert 'quarterdeck_gateway_output_tokens_sum{project="default",replica="run-1"' in text
+    api.publish(kit.route("chat"))
+    kit.wait_until(
+        lambda: 'replica="run-1"' not in httpx.get(gateway.url + "/metrics").text,
+        "the series outlived their replica",
+    )
+
+
+@pytest.mark.parametrize("priority", ["urgent", "1.5", ""])
+def test_a_priority_that_is_none_is_refused(
+    api: Any, gateways: Any, kit: Any, scripted: Any, priority: str
+) -> None:
+    api.publish(kit.route("chat"))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    with gateway.client() as client:
+        headers = {"x-quarterdeck-priority": priority}
+        answer = client.post("/v1/completions", json=BODY, headers=headers)
+    assert answer.status_code == 400 and "priority" in answer.json()["error"]["message"]
