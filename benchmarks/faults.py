@@ -51,8 +51,10 @@ DAEMONS = frozenset({"gcs", "raylet"})
 STOPPED_SHARE = 0.2
 LONGEST_STOP = 8.0
 LONGEST_DELAY = 1.0
-TRANSITION_SECONDS = 15.0
+WANTED_SECONDS = 8.0
 """How long a fault waits for a transition that it wants before it takes the next that comes."""
+ANY_SECONDS = 4.0
+"""And how long for that: an earlier fault may have stopped everything."""
 WANTED_HITS = 5
 """Faults wait for transitions that had fewer; once none has, for any."""
 UNWANTED_FAULTS = 5
@@ -166,10 +168,11 @@ class Storm:
             wanted = frozenset(name for name in self._seen if self.hits[name] < WANTED_HITS)
             self._moment = None
             self._wanted = wanted if number >= self._patient_from else frozenset()
-            if not self._news.wait_for(lambda: self._moment, TRANSITION_SECONDS):
+            if self._wanted and not self._news.wait_for(lambda: self._moment, WANTED_SECONDS):
                 self._patient_from = number + UNWANTED_FAULTS
                 self._wanted = frozenset()
-                self._news.wait_for(lambda: self._moment, TRANSITION_SECONDS)
+            if not self._wanted:
+                self._news.wait_for(lambda: self._moment, ANY_SECONDS)
             return self._moment
 
     def _alone(self, kind: str, held: float) -> None:

@@ -86,6 +86,4 @@ def _endpoint(run: RunRow, removed: bool) -> EngineEndpoint:
 
 
 def _key(row: KeyRow) -> KeyDigest:
-    return KeyDigest.model_validate(
-        {"sha256": row.sha256, "name": row.name, "project": row.project, "access": row.access}
-    )
+    return KeyDigest.model_validate({name: getattr(row, name) for name in KeyDigest.model_fields})

@@ -43,6 +43,9 @@ def list_keys(output: Output = "table") -> None:
         Column("PROJECT", lambda key: key.project or "(all)"),
         Column("CLUSTER", lambda key: key.cluster, wide=True),
         Column("PREFIX", lambda key: f"{key.prefix}…"),
+        Column("REQ/MIN", lambda key: key.requests_per_minute, wide=True),
+        Column("TOKENS/MIN", lambda key: key.tokens_per_minute, wide=True),
+        Column("STREAMS", lambda key: key.streams, wide=True),
         Column("STATE", state),
         Column("EXPIRES", lambda key: key.expires_at and f"{key.expires_at:%Y-%m-%d %H:%MZ}"),
         Column("AGE", lambda key: age(key.created_at)),
@@ -62,6 +65,15 @@ def create(
         str | None, typer.Option(help="With --access agent: only this cluster.")
     ] = None,
     expires_in: Annotated[str | None, typer.Option(help="E.g. 90d; default: never.")] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Inference requests; default: no limit.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        str | None, typer.Option(help="Of prompts and answers, e.g. 200k; default: no limit.")
+    ] = None,
+    streams: Annotated[
+        int | None, typer.Option(min=1, help="Inference requests at once; default: no limit.")
+    ] = None,
 ) -> None:
     """Make a key; it is printed once and never again.
 
@@ -70,7 +82,7 @@ def create(
     from typing import cast, get_args
 
     from quarterdeck.specs.resources import Access
-    from quarterdeck.specs.units import parse_duration
+    from quarterdeck.specs.units import parse_count, parse_duration
 
     if access not in get_args(Access):
         refuse(f"--access {access}: write one of {', '.join(get_args(Access))}", USAGE)
@@ -78,10 +90,15 @@ def create(
         seconds = None if expires_in is None else parse_duration(expires_in)
     except ValueError as error:
         refuse(f"--expires-in: {error}", USAGE)
+    try:
+        tokens = None if tokens_per_minute is None else parse_count(tokens_per_minute)
+    except ValueError as error:
+        refuse(f"--tokens-per-minute: {error}", USAGE)
     with connect() as client:
         key = client.keys.create(
-            name, cast(Access, access), project=project, cluster=cluster, expires_in=seconds
-        )
+            name, cast(Access, access), project=project, cluster=cluster, expires_in=seconds,
+            requests_per_minute=requests_per_minute, tokens_per_minute=tokens, streams=streams,
+        )  # fmt: skip
     note(f"key/{key.id} for {key.name}, access {key.access}; it is shown only now:")
     print(key.key)
 

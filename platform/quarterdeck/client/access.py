@@ -22,12 +22,15 @@ class Keys:
     def create(
         self, name: str, access: Access, *, project: str | None = None,
         cluster: str | None = None, expires_in: float | None = None,
+        requests_per_minute: int | None = None, tokens_per_minute: int | None = None,
+        streams: int | None = None,
     ) -> NewKey:  # fmt: skip
         """A new key; `expires_in` is in seconds, `project` None reaches every project, `cluster`
-        binds a key of access agent to one cluster."""
+        binds a key of access agent to one cluster. Gateways hold it to the limits."""
         body = {
             "name": name, "access": access, "project": project, "cluster": cluster,
-            "expires_in": expires_in,
+            "expires_in": expires_in, "requests_per_minute": requests_per_minute,
+            "tokens_per_minute": tokens_per_minute, "streams": streams,
         }  # fmt: skip
         chosen = {name: value for name, value in body.items() if value is not None}
         return self._transport.post(NewKey, f"{API}/keys", body=chosen, repeatable=False)

@@ -297,6 +297,10 @@ class Key(Message):
     cluster: str | None = None
     """An agent's key may be bound to one cluster."""
     prefix: str
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    streams: int | None = None
+    """Inference requests at once. None: no such limit."""
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None

@@ -65,12 +65,17 @@ def add_key(
     project: str | None = None,
     cluster: str | None = None,
     expires_at: datetime | None = None,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+    streams: int | None = None,
     actor: str = "",
 ) -> KeyRow:
     """Store a new key by its digest, with the event that tells of it."""
     row = KeyRow(
         id=new_id("key"), name=name, access=access, sha256=sha256, prefix=prefix,
         project=project, cluster=cluster, expires_at=expires_at,
+        requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute,
+        streams=streams,
     )  # fmt: skip
     session.add(row)
     session.flush()

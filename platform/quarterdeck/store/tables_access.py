@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from quarterdeck.store.columns import Base, database_now
@@ -37,6 +37,10 @@ class KeyRow(Base):
     epoch: Mapped[int | None]
     cluster: Mapped[str | None]
     """An agent's key may be bound to one cluster; None: it reaches every cluster."""
+    requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    streams: Mapped[int | None] = mapped_column(BigInteger)
+    """Requests at once. Gateways hold keys to these three."""
     created_at: Mapped[datetime] = mapped_column(default=database_now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

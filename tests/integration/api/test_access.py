@@ -110,3 +110,17 @@ def test_a_project_is_made_once(platform: Platform) -> None:
     assert platform.admin.post("/projects", {"name": "nlp"}).status_code == 201
     again = platform.admin.post("/projects", {"name": "nlp"})
     assert (again.status_code, problem(again)) == (409, "name_taken")
+
+
+def test_gateways_are_told_the_limits_of_a_key(platform: Platform) -> None:
+    limits = {"requests_per_minute": 60, "tokens_per_minute": 100_000, "streams": 4}
+    made = platform.admin.post("/keys", {"name": "app", "access": "viewer", **limits}).json()
+    assert {name: made[name] for name in limits} == limits
+    told = {key["name"]: key for key in platform.agent.get("/gateway/snapshot").json()["keys"]}
+    assert {name: told["app"][name] for name in limits} == limits
+    others = [key for name, key in told.items() if name != "app"]
+    assert others and all(key["streams"] is None for key in others)
+    for wrong in ({"streams": 0}, {"tokens_per_minute": -1}, {"requests_per_minute": "many"}):
+        refused = platform.admin.post("/keys", {"name": "x", "access": "viewer", **wrong})
+        assert problem(refused) == "invalid_document"
+        assert next(iter(wrong)) in refused.text

@@ -309,3 +309,25 @@ def test_a_draining_replica_takes_no_traffic(platform: Platform) -> None:
     assert (endpoint["ready"], endpoint["draining"]) == (False, True)
     with platform.database.read() as session:
         assert session.scalars(select(RunRow)).one().phase == "ready"
+
+
+def test_gateways_are_told_how_a_service_treats_its_clients(platform: Platform) -> None:
+    document = {
+        "kind": "service", "name": "s", "model": "file:///model", "aliases": "gpt-x",
+        "fallback": "small", "mirror": {"service": "next", "share": "10%"},
+        "admission": {"max_waiting": 7, "max_wait": "5s"}, "timeouts": {"per_try": "20s"},
+        "engine_args": {"max_batch_size": 4},
+    }  # fmt: skip
+    answer = platform.admin.post("/apply", {"documents": [document]})
+    assert answer.status_code == 200, answer.text
+    service = platform.agent.get("/gateway/snapshot").json()["services"][0]
+    assert service["aliases"] == [{"name": "gpt-x", "weight": 1, "headers": {}}]
+    assert service["fallback"] == "small" and service["mirror"] == {"service": "next", "share": 0.1}
+    assert (service["concurrency"], service["max_waiting"], service["max_wait"]) == (8, 7, 5.0)
+    assert (service["per_try"], service["between_tokens"]) == (20.0, 60.0)
+    for field, wrong in (
+        ("admission", {"max_waiting": -1}), ("aliases", [{"name": "a b"}]), ("mirror", {}),
+        ("timeouts", {"total": "0s"}), ("fallback", "No Name"),
+    ):  # fmt: skip
+        refused = platform.admin.post("/apply", {"documents": [{**document, field: wrong}]})
+        assert refused.status_code == 422 and field in refused.text

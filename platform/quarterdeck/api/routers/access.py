@@ -46,6 +46,10 @@ class KeyRequest(BaseModel):
     cluster: Name | None = None
     """Only for access `agent`: the one cluster that the key reaches; None: all."""
     expires_in: Annotated[Seconds, Field(gt=0, le=YEARS_10)] | None = None
+    requests_per_minute: int | None = Field(default=None, ge=1, le=10**9)
+    tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12)
+    streams: int | None = Field(default=None, ge=1, le=10**6)
+    """Inference requests at once; gateways hold the key to these limits. None: no limit."""
 
 
 class SecretValue(BaseModel):
@@ -89,6 +93,7 @@ def create_key(body: KeyRequest, state: State, caller: Admin, creation: Creating
     elif body.cluster is not None:
         message = f"cluster: only a key of access agent is bound to a cluster, not {body.access}"
         raise ProblemError("invalid_document", message)
+    limits = body.model_dump(include={"requests_per_minute", "tokens_per_minute", "streams"})
     settings = state.settings
     lifetime = timedelta(seconds=body.expires_in) if body.expires_in is not None else None
 
@@ -99,7 +104,7 @@ def create_key(body: KeyRequest, state: State, caller: Admin, creation: Creating
         row = key_queries.add_key(
             session, name=body.name, access=body.access, sha256=fresh.sha256, prefix=fresh.prefix,
             project=project, cluster=body.cluster, actor=caller.actor,
-            expires_at=settings.clock() + lifetime if lifetime else None,
+            expires_at=settings.clock() + lifetime if lifetime else None, **limits,
         )  # fmt: skip
         session.refresh(row)
         return r.NewKey(**key_view(row).model_dump(), key=fresh.text)
