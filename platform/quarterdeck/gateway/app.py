@@ -42,6 +42,8 @@ from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, ServiceRoute
 _log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 _LINGER = 1.0
+STALE_HEADER = b"x-quarterdeck-stale-seconds"
+"""On every answer while the api is away: how old the gateway's view may be."""
 _POOLED_SECONDS = 15.0  # less than engines keep idle connections
 
 
@@ -129,6 +131,9 @@ class Gateway:
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"].append((b"x-request-id", request_id.encode()))
+                if self._watch is not None and self._watch.failures:
+                    stale = f"{self._watch.stale_seconds():.0f}".encode()
+                    message["headers"].append((STALE_HEADER, stale))
             await send(message)
 
         try:
@@ -164,7 +169,8 @@ class Gateway:
             await answer_json(send, 200, {"status": "ok"})
         elif path == "/readyz":
             self._known()
-            await answer_json(send, 200, {"status": "ok"})
+            stale = round(self._watch.stale_seconds()) if self._watch else 0
+            await answer_json(send, 200, {"status": "ok", "stale_seconds": stale})
         elif path == "/metrics":
             failures = self._watch.failures if self._watch else 0
             self._metrics.snapshot_failures.set(failures)

@@ -61,6 +61,15 @@ class SnapshotWatch:
         self._random = random
         self.failures = 0
         """Polls that failed in a row; 0 while the api answers."""
+        self._heard: float | None = None
+        self._began = asyncio.get_running_loop().time()
+
+    def stale_seconds(self) -> float:
+        """How long the api has been away; 0 while it answers."""
+        if not self.failures:
+            return 0.0
+        last = self._began if self._heard is None else self._heard
+        return asyncio.get_running_loop().time() - last
 
     async def run(self, version: str | None) -> None:
         """Follow from `version` (None: from nothing) until cancelled."""
@@ -77,6 +86,7 @@ class SnapshotWatch:
                 await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
                 continue
             self.failures = 0
+            self._heard = loop.time()
             if snapshot is not None and snapshot.version != version:
                 version = snapshot.version
                 self._apply(snapshot)

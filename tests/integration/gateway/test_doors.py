@@ -127,6 +127,15 @@ def test_it_starts_from_the_last_snapshot_when_the_api_is_away(
     assert httpx.get(away.url + "/readyz").status_code == 200
     with away.client() as client:
         assert client.post("/v1/completions", json=BODY).json() == {"ok": True}
+        kit.wait_until(
+            lambda: int(client.get("/readyz").json()["stale_seconds"]) >= 1, "never called stale"
+        )
+        marked = client.post("/v1/completions", json=BODY)
+        assert int(marked.headers["x-quarterdeck-stale-seconds"]) >= 1
+    with fresh.client() as client:
+        assert client.get("/readyz").json()["stale_seconds"] == 0
+        heard = client.post("/v1/completions", json=BODY)
+        assert "x-quarterdeck-stale-seconds" not in heard.headers
     kit.wait_until(
         lambda: "snapshot_failed_polls 0.0" not in httpx.get(away.url + "/metrics").text,
         "failed polls were not counted",
