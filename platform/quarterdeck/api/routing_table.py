@@ -11,6 +11,7 @@ from quarterdeck.specs.gateway_snapshot import (
     KeyDigest,
     ServiceRoute,
 )
+from quarterdeck.specs.routing import RoutingSettings
 from quarterdeck.specs.serving import Admission, Timeouts
 from quarterdeck.store.gateway_queries import Routed, routed_services
 from quarterdeck.store.key_queries import usable_keys
@@ -60,6 +61,7 @@ def _manners(spec: dict[str, Any]) -> dict[str, Any]:
     admission = Admission.model_validate(spec.get("admission") or {})
     timeouts = Timeouts.model_validate(spec.get("timeouts") or {})
     return {
+        "routing": RoutingSettings.model_validate(spec.get("routing") or {}),
         "aliases": spec.get("aliases") or [],
         "fallback": spec.get("fallback"),
         "mirror": spec.get("mirror"),

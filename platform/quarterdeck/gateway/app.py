@@ -26,6 +26,7 @@ from quarterdeck.gateway.asgi import (
     header,
 )
 from quarterdeck.gateway.directory import Directory
+from quarterdeck.gateway.engine_loads import EngineLoads
 from quarterdeck.gateway.errors import ApiError, unavailable
 from quarterdeck.gateway.fleet import Fleet
 from quarterdeck.gateway.inference import Inference
@@ -36,7 +37,6 @@ from quarterdeck.gateway.proxy import Proxy
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.snapshots import SnapshotWatch, read_snapshot
 from quarterdeck.gateway.surface import ENDPOINTS
-from quarterdeck.routing.policies import DEFAULT
 from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, ServiceRoute
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Gateway:
         self._settings = settings
         self._random = Random()
         self._metrics = GatewayMetrics()
-        self._fleet = Fleet(time.monotonic)
+        self._fleet = Fleet(time.monotonic, on_ejection=self._metrics.ejected)
         self._directory: Directory | None = None
         self._admission = Admission(time.monotonic, self._random)
         self._limits = Limits(time.monotonic, self._metrics)
@@ -88,9 +88,7 @@ class Gateway:
             kept = await asyncio.to_thread(read_snapshot, self._settings.snapshot_path)
             if kept is not None:
                 self._apply(kept)
-            proxy = Proxy(
-                self._settings, session, self._fleet, DEFAULT, self._metrics, self._random
-            )
+            proxy = Proxy(self._settings, session, self._fleet, self._metrics, self._random)
             mirror = Mirror(proxy, self._metrics, self._random)
             self._inference = Inference(
                 self._settings, proxy, self._admission, self._limits, mirror, self._metrics,
@@ -99,16 +97,19 @@ class Gateway:
             self._watch = SnapshotWatch(self._settings, session, self._apply, self._random)
             # A kept snapshot may be of another installation's history: ask for the newest whole.
             watching = asyncio.create_task(self._watch.run(None), name="snapshot-watch")
+            loads = EngineLoads(session, self._fleet.engines_to_ask, self._fleet.told)
+            asking = asyncio.create_task(loads.run(), name="engine-loads")
             await send({"type": "lifespan.startup.complete"})
             await receive()
             watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            asking.cancel()
+            await asyncio.gather(watching, asking, return_exceptions=True)
             await mirror.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _apply(self, snapshot: GatewaySnapshot) -> None:
         self._directory = Directory.of(snapshot)
-        self._fleet.forget_others(snapshot)
+        self._fleet.apply(snapshot)
         self._admission.apply(snapshot)
         self._limits.apply(snapshot)
         self._metrics.forget_others(

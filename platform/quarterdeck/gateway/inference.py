@@ -142,6 +142,7 @@ class Inference:
             record=record,
             began=began,
             traceparent=trace.header,
+            asked=parsed,
         )
         guessed = guessed_tokens(endpoint, parsed, len(body))
         with self._limits.hold(key, guessed, record) as limits:

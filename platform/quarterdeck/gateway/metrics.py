@@ -97,6 +97,11 @@ class GatewayMetrics:
         )  # fmt: skip
         self._tokens_in = self._by_replica("prompt_tokens", "Tokens of prompts", _TOKENS)
         self._tokens_out = self._by_replica("output_tokens", "Tokens of answers", _TOKENS)
+        self.ejections = Counter(
+            "quarterdeck_gateway_ejections_total",
+            "Replicas taken out of traffic for a while because their answers failed",
+            [*_SERVICE, "reason"], registry=registry,
+        )  # fmt: skip
         self.snapshot_failures = Gauge(
             "quarterdeck_gateway_snapshot_failed_polls",
             "Polls of the api's snapshot that failed in a row; its last one is in use",
@@ -107,6 +112,10 @@ class GatewayMetrics:
         return Histogram(
             f"quarterdeck_gateway_{name}", words, _REPLICA, buckets=buckets, registry=self.registry
         )
+
+    def ejected(self, project: str, service: str, run_id: str, reason: str) -> None:
+        """Count an ejection."""
+        self.ejections.labels(project, service, reason).inc()
 
     def ended(self, record: Record) -> None:
         """Count a request that belonged to a service."""

@@ -42,7 +42,7 @@ class Mirror:
             return
         body = json.dumps({**parsed, "model": target.name}).encode()
         record = Record(call.record.request_id, call.path)
-        copy = Call(call.path, call.headers, body, call.stream, record, call.began)
+        copy = Call(call.path, call.headers, body, call.stream, record, call.began, asked=parsed)
         task = asyncio.ensure_future(self._send(route, target, copy))
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)

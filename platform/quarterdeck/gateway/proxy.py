@@ -4,9 +4,10 @@ byte, end a stream well-formed when its replica breaks off."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any
 
 import aiohttp
 
@@ -16,10 +17,10 @@ from quarterdeck.gateway.errors import ApiError, timed_out, unavailable
 from quarterdeck.gateway.events import EventRelay, EventTooLarge
 from quarterdeck.gateway.fleet import Fleet
 from quarterdeck.gateway.metrics import GatewayMetrics
+from quarterdeck.gateway.route_request import route_request
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.usage import Usage
-from quarterdeck.routing.policy import RoutingPolicy
-from quarterdeck.routing.replicas import Refusal, ReplicaView, RouteRequest
+from quarterdeck.routing.replicas import Refusal, ReplicaView
 from quarterdeck.routing.retries import RETRYABLE_STATUSES, RetryBudget
 from quarterdeck.specs.gateway_snapshot import ServiceRoute
 
@@ -38,7 +39,7 @@ _Broken = (aiohttp.ClientError, OSError, EventTooLarge)
 @dataclass(frozen=True)
 class Call:
     """What is passed on. `stream` is what the client asked for; `began` is on the loop's clock;
-    `record` is told what becomes of it."""
+    `record` is told what becomes of it; `asked` is the body as routing reads it."""
 
     path: str
     headers: Sequence[tuple[bytes, bytes]]
@@ -47,6 +48,7 @@ class Call:
     record: Record
     began: float
     traceparent: str = ""
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     def with_body(self, body: bytes) -> Call:
         """The same call with another body."""
@@ -71,7 +73,6 @@ class Proxy:
         settings: GatewaySettings,
         session: aiohttp.ClientSession,
         fleet: Fleet,
-        policy: RoutingPolicy,
         metrics: GatewayMetrics,
         random: Random,
         budget: RetryBudget | None = None,
@@ -79,7 +80,6 @@ class Proxy:
         self._settings = settings
         self._session = session
         self._fleet = fleet
-        self._policy = policy
         self._metrics = metrics
         self._random = random
         self._budget = budget or RetryBudget()
@@ -89,11 +89,12 @@ class Proxy:
         when the client takes nothing any more."""
         tried: set[str] = set()
         failure: _Failure | None = None
+        untried = route_request(route.routing, call.headers, call.asked)
         with self._fleet.request():
             while True:
-                replica = self._policy.choose(
-                    RouteRequest(frozenset(tried)), self._fleet.views(route), self._random
-                )
+                request = replace(untried, tried=frozenset(tried))
+                policy = self._fleet.policy(route)
+                replica = policy.choose(request, self._fleet.views(route), self._random)
                 if isinstance(replica, Refusal):
                     return await self._give_up(route, failure, replica, send)
                 if tried:
@@ -102,7 +103,7 @@ class Proxy:
                 call.record.replica = replica.run_id
                 call.record.replicas.append(replica.run_id)
                 call.record.tries += 1
-                with self._fleet.flight(replica.run_id, retry=len(tried) > 1):
+                with self._fleet.flight(route, request, replica):
                     result = await self._try(route, replica, call, send)
                 if isinstance(result, int):
                     return result
@@ -137,6 +138,7 @@ class Proxy:
             patience = min(self._settings.first_byte_timeout, route.per_try)
             first = min(deadline, loop.time() + patience)
         response: aiohttp.ClientResponse | None = None
+        sent = loop.time()
         try:
             async with asyncio.timeout_at(first):
                 response = await self._session.post(
@@ -152,6 +154,7 @@ class Proxy:
         except TimeoutError as error:
             if isinstance(error, aiohttp.ClientError):
                 return self._unreachable(route, replica)
+            self._fleet.first_byte(replica.run_id, loop.time() - sent)
             self._fleet.record(replica.run_id, "server_error")
             failure = timed_out(f"the replica sent nothing for {loop.time() - call.began:.0f} s")
             if loop.time() >= deadline:
@@ -163,6 +166,7 @@ class Proxy:
             if relay is not None and not piece:
                 return self._unreachable(route, replica)
             call.record.first_byte = loop.time() - call.began
+            self._fleet.first_byte(replica.run_id, loop.time() - sent)
             usage = Usage(stream=relay is not None)
             try:
                 await self._pass_on(

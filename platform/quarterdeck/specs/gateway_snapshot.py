@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quarterdeck.specs.base import Message
 from quarterdeck.specs.resources import Access
+from quarterdeck.specs.routing import RoutingSettings
 
 
 class EngineEndpoint(Message):
@@ -38,6 +39,7 @@ class ServiceRoute(Message):
     project: str
     model_version: str | None
     endpoints: list[EngineEndpoint]
+    routing: RoutingSettings = RoutingSettings()
     aliases: list[ServedAlias] = []
     fallback: str | None = None
     """A service of the same project that answers when this one cannot."""

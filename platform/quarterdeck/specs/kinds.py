@@ -15,6 +15,7 @@ from quarterdeck.specs.graph import Inputs, Outputs
 from quarterdeck.specs.presets import load_preset
 from quarterdeck.specs.references import ReferenceText
 from quarterdeck.specs.roles import LaunchFields
+from quarterdeck.specs.routing import Routing
 from quarterdeck.specs.serving import Admission, Aliases, Mirror, Timeouts
 from quarterdeck.specs.training import Elastic, Parallelism, Precision, Sync, Training
 from quarterdeck.specs.units import Count, Seconds, Share
@@ -194,6 +195,7 @@ class ServiceSpec(Resource):
     queue: str = "default"
     priority: int = 100
     cluster: str | None = None
+    routing: Routing = Routing()
     aliases: Aliases = ()
     fallback: Name | None = None
     """A service of the same project that answers when this one cannot."""

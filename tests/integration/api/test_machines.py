@@ -10,8 +10,8 @@ from sqlalchemy import select, update
 
 from quarterdeck.controller.loop import Controller
 from quarterdeck.store.columns import database_now
-from quarterdeck.store.tables import KeyRow, NodeRow, RunRow
-from tests.integration.api.conftest import NOW, Asker, Platform, agent_beat, command, problem
+from quarterdeck.store.tables import KeyRow, NodeRow, RunRow, ServiceRow
+from tests.integration.api.conftest import NOW, Asker, Platform, agent_beat, command, paths, problem
 
 
 @pytest.fixture
@@ -272,6 +272,31 @@ def test_gateways_hear_of_services_and_keys(platform: Platform) -> None:
     platform.key("viewer")
     waiting.join()
     assert len(answers[0]["keys"]) == 2 and answers[0]["version"] != first["version"]
+
+
+def test_gateways_hear_at_once_how_a_service_routes(platform: Platform) -> None:
+    document: dict[str, Any] = {"kind": "service", "name": "s", "model": "file:///model"}
+    platform.admin.post("/apply", {"documents": [document]})
+
+    def told() -> dict[str, Any]:
+        found: dict[str, Any] = platform.agent.get("/gateway/snapshot").json()["services"][0]
+        return found["routing"]
+
+    assert told()["policy"] == "power_of_two" and told()["session_header"] == "x-session-id"
+    document["routing"] = {"policy": "session", "session_header": "X-Chat", "slow_start": "1m"}
+    platform.admin.post("/apply", {"documents": [document]})
+    assert told() == {
+        "policy": "session", "session_header": "x-chat", "adapter_header": "x-adapter",
+        "load_bound": 1.25, "prefix_threshold": 0.3, "imbalance": 64, "slow_start": 60.0,
+    }  # fmt: skip
+    for wrong in ({"policy": "least-in-flight"}, {"load_bound": 1}, {"session_header": "cookie"}):
+        answer = platform.admin.post("/apply", {"documents": [{**document, "routing": wrong}]})
+        assert problem(answer) == "invalid_document"
+        assert paths(answer) == [f"documents[0].routing.{next(iter(wrong))}"]
+    with platform.database.write() as session:
+        row = session.scalars(select(ServiceRow)).one()
+        row.spec = {name: value for name, value in row.spec.items() if name != "routing"}
+    assert told()["policy"] == "power_of_two"  # a spec from before there was a choice
 
 
 def test_a_run_key_ends_after_its_grace(placed: tuple[Platform, dict[str, Any]]) -> None:

@@ -26,6 +26,7 @@ from quarterdeck.specs.gateway_snapshot import (
     KeyDigest,
     ServiceRoute,
 )
+from quarterdeck.specs.routing import RoutingSettings
 
 GATEWAY_KEY = "qd_gateway"
 USER_KEY = "qd_user"
@@ -53,7 +54,11 @@ KEYS = [
 
 def route(name: str, *endpoints: EngineEndpoint, project: str = "default") -> ServiceRoute:
     return ServiceRoute(
-        name=name, project=project, model_version=f"{name}@1", endpoints=list(endpoints)
+        name=name,
+        project=project,
+        model_version=f"{name}@1",
+        endpoints=list(endpoints),
+        routing=RoutingSettings(),
     )
 
 

@@ -242,7 +242,9 @@ def test_requests_go_where_the_fewest_are_under_way(
         return streamed(kit, kit.text_event("a"), kit.HANG)
 
     fleet = [scripted(f"run-{i}", script) for i in range(3)]
-    api.publish(kit.route("chat", *[replica.endpoint() for replica in fleet]))
+    route = kit.route("chat", *[replica.endpoint() for replica in fleet])
+    route.routing.policy = "least_requests"
+    api.publish(route)
     gateway = gateways()
     gateway.wait_for("chat")
     with gateway.client() as client:

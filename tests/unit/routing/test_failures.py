@@ -1,52 +1,151 @@
-"""Outlier ejection and the retry budget."""
+"""Rests after failures, the slow start, latency's average, and the retry budget."""
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quarterdeck.routing.outliers import Health, OutlierSettings, after
+from quarterdeck.routing.latency import PeakEwma, observe
+from quarterdeck.routing.outliers import Outcome, Outliers, OutlierSettings
 from quarterdeck.routing.retries import RETRYABLE_STATUSES, RetryBudget
+from quarterdeck.routing.slow_start import ramp
 
 SETTINGS = OutlierSettings()
 
 
+def outliers_of(count: int, **values: float) -> Outliers:
+    outliers = Outliers(OutlierSettings(**values))  # type: ignore[arg-type]
+    outliers.keep(frozenset(f"r{i}" for i in range(count)))
+    return outliers
+
+
+def fail(outliers: Outliers, run: str, now: float, times: int = 5) -> list[tuple[str, str]]:
+    return [one for _ in range(times) for one in outliers.record(run, "server_error", now)]
+
+
 def test_an_unreachable_replica_rests_at_once_and_longer_each_time() -> None:
-    health = after(Health(), "unreachable", 10.0, SETTINGS)
-    assert health.ejected(11.9) and not health.ejected(12.0)
-    again = after(health, "unreachable", 12.0, SETTINGS)
-    assert again.rests_until == 16.0
-    assert after(again, "answered", 16.0, SETTINGS) == Health()
+    outliers = outliers_of(3)
+    outliers.record("r0", "unreachable", 10.0)
+    assert outliers.rest_of("r0", 11.9) == "unreachable" and outliers.rest_of("r0", 12.0) == ""
+    outliers.record("r0", "unreachable", 12.0)
+    outliers.record("r0", "unreachable", 13.0)  # under way since before: tells nothing new
+    assert outliers.rest_of("r0", 15.9) == "unreachable" and outliers.rest_of("r0", 16.0) == ""
+    outliers.record("r0", "unreachable", 16.0)
+    outliers.record("r0", "answered", 17.0)
+    assert outliers.rest_of("r0", 17.0) == ""
+    outliers.record("r0", "unreachable", 18.0)
+    assert outliers.rest_of("r0", 20.0) == ""
 
 
-def test_failures_during_a_rest_do_not_prolong_it() -> None:
-    health = after(Health(), "unreachable", 0.0, SETTINGS)
-    assert after(health, "unreachable", 1.0, SETTINGS).rests_until == health.rests_until
+def test_unreachable_replicas_all_rest() -> None:
+    outliers = outliers_of(4)
+    for run in ("r0", "r1", "r2", "r3"):
+        outliers.record(run, "unreachable", 0.0)
+    assert all(outliers.rest_of(run, 1.0) == "unreachable" for run in ("r0", "r1", "r2", "r3"))
 
 
-def test_server_errors_need_five_in_a_row() -> None:
-    health = Health()
-    for _ in range(4):
-        health = after(health, "server_error", 0.0, SETTINGS)
-    assert not health.ejected(0.0)
-    assert after(health, "server_error", 0.0, SETTINGS).rests_until == 30.0
-    assert after(after(health, "answered", 0.0, SETTINGS), "server_error", 0.0, SETTINGS) == Health(
-        errors=1
-    )
+def test_five_server_errors_in_a_row_eject_and_each_time_for_longer() -> None:
+    outliers = outliers_of(3)
+    assert fail(outliers, "r0", 0.0, 4) == []
+    outliers.record("r0", "answered", 0.0)
+    assert fail(outliers, "r0", 0.0, 4) == []
+    assert fail(outliers, "r0", 1.0, 1) == [("r0", "consecutive_errors")]
+    assert outliers.rest_of("r0", 30.9) == "ejected" and outliers.rest_of("r0", 31.0) == ""
+    outliers.record("r0", "answered", 2.0)  # a stream that had begun before
+    assert outliers.rest_of("r0", 3.0) == "ejected"
+    fail(outliers, "r0", 31.0)
+    assert outliers.rest_of("r0", 90.9) == "ejected" and outliers.rest_of("r0", 91.0) == ""
 
 
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["answered", "server_error", "unreachable"]), st.floats(0, 1000))
-    )
+def test_quiet_intervals_take_ejections_back() -> None:
+    outliers = outliers_of(3)
+    fail(outliers, "r0", 0.0)
+    fail(outliers, "r0", 30.0)
+    outliers.record("r1", "answered", 500.0)
+    fail(outliers, "r0", 501.0)
+    assert outliers.rest_of("r0", 530.9) == "ejected" and outliers.rest_of("r0", 531.0) == ""
+
+
+def test_a_tenth_may_be_ejected_and_always_one() -> None:
+    few = outliers_of(4)
+    assert fail(few, "r0", 0.0) and not fail(few, "r1", 0.0)
+    assert fail(few, "r1", 30.0)
+    many = outliers_of(30)
+    assert [bool(fail(many, f"r{i}", 0.0)) for i in range(5)] == [True, True, True, False, False]
+
+
+def test_the_one_whose_success_rate_stands_out_is_ejected() -> None:
+    outliers = outliers_of(6)
+    for run in range(6):
+        for number in range(40):
+            bad = run == 0 and number % 4 == 0
+            outliers.record(f"r{run}", "server_error" if bad else "answered", 1.0)
+    assert outliers.record("r1", "answered", 11.5) == [("r0", "success_rate")]
+    assert outliers.rest_of("r0", 41.4) == "ejected"
+
+
+def test_success_rates_of_few_replicas_or_requests_or_failures_say_nothing() -> None:
+    for count, requests, every in ((4, 40, 4), (6, 19, 4), (6, 40, 11)):
+        outliers = outliers_of(count)
+        for run in range(count):
+            for number in range(requests):
+                bad = run == 0 and number % every == 0
+                outliers.record(f"r{run}", "server_error" if bad else "answered", 1.0)
+        assert outliers.record("r1", "answered", 11.5) == []
+
+
+def test_replicas_that_are_gone_are_forgotten() -> None:
+    outliers = outliers_of(3)
+    fail(outliers, "r0", 0.0)
+    outliers.keep(frozenset({"r1", "r2"}))
+    assert outliers.rest_of("r0", 1.0) == "" and fail(outliers, "r0", 1.0) == []
+    assert fail(outliers, "r1", 1.0)
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["r0", "r1", "r2", "gone"]),
+        st.sampled_from(["answered", "server_error", "unreachable"]),
+        st.floats(0, 40),
+    ),
+    max_size=60,
 )
-def test_a_rest_is_bounded_and_an_answer_forgives(steps: list[tuple[str, float]]) -> None:
-    health, now = Health(), 0.0
-    for outcome, wait in steps:
+
+
+@settings(max_examples=60)
+@given(steps)
+def test_rests_are_bounded_and_at_most_one_of_three_is_ejected(
+    taken: list[tuple[str, Outcome, float]],
+) -> None:
+    outliers, now = outliers_of(3), 0.0
+    for run, outcome, wait in taken:
         now += wait
-        health = after(health, outcome, now, SETTINGS)  # type: ignore[arg-type]
-        assert health.rests_until <= now + SETTINGS.longest_rest
-        assert outcome != "answered" or health == Health()
+        outliers.record(run, outcome, now)
+        rests = [outliers.rest_of(f"r{i}", now) for i in range(3)]
+        assert rests.count("ejected") <= 1
+        assert outliers.rest_of("gone", now) == ""
+        assert not any(outliers.rest_of(f"r{i}", now + SETTINGS.longest_rest) for i in range(3))
+
+
+def test_a_new_replica_ramps_from_a_tenth_to_all() -> None:
+    assert [ramp(100.0, now, 10.0) for now in (100.0, 100.5, 105.0, 110.0, 200.0)] == [
+        0.1, 0.1, 0.5, 1.0, 1.0,
+    ]  # fmt: skip
+    assert ramp(100.0, 100.0, 0.0) == 1.0 and ramp(float("-inf"), 0.0, 10.0) == 1.0
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 100), st.floats(0, 60)), min_size=1))
+def test_latency_believes_bad_news_at_once_and_stays_within_its_samples(
+    samples: list[tuple[float, float]],
+) -> None:
+    average: PeakEwma | None = None
+    now = 0.0
+    for seconds, wait in samples:
+        now += wait
+        average = observe(average, seconds, now)
+        assert average.at(now) >= seconds * (1 - 1e-9)
+        assert average.at(now) <= max(sample for sample, _ in samples)
+    assert average is not None and average.at(now + 100) < average.at(now) / 1000
 
 
 @given(st.integers(0, 10_000), st.integers(0, 3000))

@@ -16,6 +16,17 @@ def takes_traffic(request: RouteRequest, replicas: Sequence[ReplicaView]) -> lis
     ]
 
 
+def left_out(request: RouteRequest, replica: ReplicaView) -> str:
+    """Why a replica takes no traffic; empty when it does."""
+    if replica.draining:
+        return "it is being stopped"
+    if not replica.ready:
+        return "it is not ready"
+    if replica.run_id in request.tried:
+        return "this request was sent to it before"
+    return ""
+
+
 def refusal_of(request: RouteRequest, replicas: Sequence[ReplicaView]) -> Refusal:
     """Why none of the replicas takes the request."""
     if not replicas:

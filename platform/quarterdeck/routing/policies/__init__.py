@@ -2,8 +2,40 @@
 
 from __future__ import annotations
 
-from quarterdeck.routing.policies.least_in_flight import LEAST_IN_FLIGHT
-from quarterdeck.routing.policy import RoutingPolicy
+from collections.abc import Callable
 
-DEFAULT = LEAST_IN_FLIGHT
-POLICIES: dict[str, RoutingPolicy] = {policy.name: policy for policy in (LEAST_IN_FLIGHT,)}
+from quarterdeck.routing.policies import (
+    adapter,
+    latency,
+    least_requests,
+    power_of_two,
+    prefix,
+    queue,
+    round_robin,
+    session,
+    weighted,
+)
+from quarterdeck.routing.policy import RoutingPolicy
+from quarterdeck.specs.routing import DEFAULT_POLICY, RoutingSettings
+
+POLICIES: dict[str, Callable[[RoutingSettings], RoutingPolicy]] = {
+    "round_robin": round_robin.build,
+    "weighted": weighted.build,
+    "least_requests": least_requests.build,
+    "power_of_two": power_of_two.build,
+    "latency": latency.build,
+    "session": session.build,
+    "prefix": prefix.build,
+    "queue": queue.build,
+    "adapter": adapter.build,
+}
+READS_PROMPTS = frozenset({"prefix", "queue"})
+"""Policies that look at a request's text."""
+READS_ENGINES = frozenset({"queue", "adapter"})
+"""Policies that look at the engines' own numbers."""
+
+
+def build(settings: RoutingSettings) -> RoutingPolicy:
+    """A policy with an empty memory. A name that is not known here, from a newer api, gives the
+    default."""
+    return POLICIES.get(settings.policy, POLICIES[DEFAULT_POLICY])(settings)

@@ -1,0 +1,107 @@
+"""What routing may know of a request: its session, the beginning of its text, its adapter.
+
+The text is compared, never understood: roles and contents one after the other, as a chat template
+would put them, so that a later turn begins with the earlier ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from quarterdeck.routing.policies import READS_PROMPTS
+from quarterdeck.routing.replicas import RouteRequest
+from quarterdeck.specs.routing import RoutingSettings
+
+LONGEST_PROMPT = 16 * 2**10
+"""Characters of the beginning that are looked at."""
+LONGEST_KEY = 256
+_OPENING = 1024
+"""Of a prompt that is not a conversation."""
+
+
+def route_request(
+    settings: RoutingSettings,
+    headers: Sequence[tuple[bytes, bytes]],
+    body: Mapping[str, object],
+) -> RouteRequest:
+    """Read a request, as far as the service's policy looks. Never raises: what has another form
+    than OpenAI's is not there."""
+    session, adapter = "", ""
+    if settings.policy == "session":
+        session = _header(headers, settings.session_header) or _text(
+            body.get("prompt_cache_key") or body.get("user")
+        )
+    if settings.policy == "adapter":
+        adapter = _header(headers, settings.adapter_header)
+    prompt = opening = ""
+    if settings.policy in READS_PROMPTS:
+        prompt, opening = _prompt(body)
+    return RouteRequest(session=session, prompt=prompt, opening=opening, adapter=adapter)
+
+
+def _header(headers: Sequence[tuple[bytes, bytes]], name: str) -> str:
+    wanted = name.lower().encode("latin-1")
+    for key, value in headers:
+        if key == wanted:
+            return value.decode("latin-1").strip()[:LONGEST_KEY]
+    return ""
+
+
+def _text(value: object) -> str:
+    return value[:LONGEST_KEY] if isinstance(value, str) else ""
+
+
+def _prompt(body: Mapping[str, object]) -> tuple[str, str]:
+    """The beginning of the text, and of that what all turns of the conversation share."""
+    messages = body.get("messages")
+    if messages is None and isinstance(body.get("input"), list):
+        messages = body["input"]  # /v1/responses
+    if isinstance(messages, list):
+        return _conversation(messages, body.get("instructions"))
+    prompt = body.get("prompt", body.get("input"))
+    if isinstance(prompt, list):
+        prompt = prompt[0] if prompt and isinstance(prompt[0], str) else _tokens(prompt)
+    if not isinstance(prompt, str):
+        return "", ""
+    prompt = prompt[:LONGEST_PROMPT]
+    return prompt, prompt[:_OPENING]
+
+
+def _conversation(messages: list[object], instructions: object) -> tuple[str, str]:
+    pieces: list[str] = []
+    length, opening = 0, None
+    if isinstance(instructions, str):
+        pieces.append(f"system\n{instructions[:LONGEST_PROMPT]}\n")
+        length = len(pieces[0])
+    for message in messages:
+        if not isinstance(message, dict):
+            continue
+        role = message.get("role")
+        for piece in (f"{role}\n", *_contents(message.get("content")), "\n"):
+            pieces.append(piece[:LONGEST_PROMPT])
+            length += len(pieces[-1])
+        if role == "user" and opening is None:
+            opening = length
+        if length >= LONGEST_PROMPT:
+            break
+    text = "".join(pieces)[:LONGEST_PROMPT]
+    return text, text[:opening]
+
+
+def _contents(content: object) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for part in content:
+            if isinstance(part, dict) and isinstance(part.get("text"), str):
+                yield part["text"]
+
+
+def _tokens(prompt: list[object]) -> str:
+    """A prompt of token ids, as text with one character for each."""
+    ids = prompt[0] if prompt and isinstance(prompt[0], list) else prompt
+    return "".join(
+        chr(0x100 + token % 0xD000)
+        for token in ids[:LONGEST_PROMPT]
+        if isinstance(token, int) and token >= 0
+    )
