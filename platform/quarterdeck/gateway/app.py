@@ -37,6 +37,7 @@ from quarterdeck.gateway.proxy import Proxy
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.snapshots import SnapshotWatch, read_snapshot
 from quarterdeck.gateway.surface import ENDPOINTS
+from quarterdeck.gateway.upstream import Upstream
 from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, ServiceRoute
 
 _log = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ class Gateway:
             kept = await asyncio.to_thread(read_snapshot, self._settings.snapshot_path)
             if kept is not None:
                 self._apply(kept)
-            proxy = Proxy(self._settings, session, self._fleet, self._metrics, self._random)
+            upstream = Upstream(self._settings.connect_timeout, _POOLED_SECONDS)
+            proxy = Proxy(self._settings, upstream, self._fleet, self._metrics, self._random)
             mirror = Mirror(proxy, self._metrics, self._random)
             self._inference = Inference(
                 self._settings, proxy, self._admission, self._limits, mirror, self._metrics,
@@ -105,6 +107,7 @@ class Gateway:
             asking.cancel()
             await asyncio.gather(watching, asking, return_exceptions=True)
             await mirror.close()
+            upstream.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _apply(self, snapshot: GatewaySnapshot) -> None:

@@ -27,10 +27,13 @@ class EventRelay:
 
     def __init__(self) -> None:
         self._held = bytearray()
-        self._last = b""
+        self._passed = b""
 
     def push(self, piece: bytes) -> bytes:
         """The events that are complete now. Raises EventTooLarge."""
+        if not self._held and piece.endswith(b"\n\n"):  # as engines write them: one at a time
+            self._passed = piece
+            return piece
         # The end mark may lie across the border of two pieces: look a little further back.
         seen = max(0, len(self._held) - 3)
         self._held += piece
@@ -45,11 +48,12 @@ class EventRelay:
             return b""
         whole = bytes(self._held[: max(ends)])
         del self._held[: max(ends)]
-        start = max(whole.rstrip().rfind(b"\n\n"), whole.rstrip().rfind(b"\r\n\r\n")) + 1
-        self._last = whole[start:].strip()
+        self._passed = whole
         return whole
 
     @property
     def complete(self) -> bool:
         """The stream has said its last word: `[DONE]`, or an error of its own."""
-        return not self._held and self._last.startswith(_LAST_WORDS)
+        passed = self._passed.rstrip()
+        start = max(passed.rfind(b"\n\n"), passed.rfind(b"\r\n\r\n")) + 1
+        return not self._held and passed[start:].strip().startswith(_LAST_WORDS)

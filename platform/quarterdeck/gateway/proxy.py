@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-import aiohttp
-
 from quarterdeck.gateway.access_log import Record
 from quarterdeck.gateway.asgi import ClientGone, Headers, Send
 from quarterdeck.gateway.errors import ApiError, timed_out, unavailable
@@ -19,6 +17,7 @@ from quarterdeck.gateway.fleet import Fleet
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.gateway.route_request import route_request
 from quarterdeck.gateway.settings import GatewaySettings
+from quarterdeck.gateway.upstream import Answer, Upstream
 from quarterdeck.gateway.usage import Usage
 from quarterdeck.routing.replicas import Refusal, ReplicaView
 from quarterdeck.routing.retries import RETRYABLE_STATUSES, RetryBudget
@@ -33,7 +32,7 @@ _DROPPED_FROM_ANSWERS = frozenset(
 )
 # An allow list: neither keys nor cookies of clients reach the engines.
 _PASSED_TO_REPLICAS = frozenset((b"content-type", b"accept", b"user-agent", b"tracestate"))
-_Broken = (aiohttp.ClientError, OSError, EventTooLarge)
+_Broken = (OSError, EventTooLarge)
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,14 @@ class Proxy:
     def __init__(
         self,
         settings: GatewaySettings,
-        session: aiohttp.ClientSession,
+        upstream: Upstream,
         fleet: Fleet,
         metrics: GatewayMetrics,
         random: Random,
         budget: RetryBudget | None = None,
     ) -> None:
         self._settings = settings
-        self._session = session
+        self._upstream = upstream
         self._fleet = fleet
         self._metrics = metrics
         self._random = random
@@ -137,23 +136,17 @@ class Proxy:
         if call.stream:
             patience = min(self._settings.first_byte_timeout, route.per_try)
             first = min(deadline, loop.time() + patience)
-        response: aiohttp.ClientResponse | None = None
+        answer: Answer | None = None
         sent = loop.time()
         try:
-            async with asyncio.timeout_at(first):
-                response = await self._session.post(
-                    replica.url.rstrip("/") + call.path,
-                    data=call.body,
-                    headers=_headers_for_replica(call),
-                    allow_redirects=False,
-                )
-                if response.status in RETRYABLE_STATUSES:
-                    return await self._refusal(replica, response)
-                relay = EventRelay() if _is_event_stream(response) else None
-                piece = await _next(response, relay)
-        except TimeoutError as error:
-            if isinstance(error, aiohttp.ClientError):
-                return self._unreachable(route, replica)
+            answer = await self._upstream.post(
+                replica.url, call.path, _headers_for_replica(call), call.body, first
+            )
+            if answer.status in RETRYABLE_STATUSES:
+                return await self._refusal(replica, answer, first)
+            relay = EventRelay() if _is_event_stream(answer) else None
+            piece = await _next(answer, relay, first)
+        except TimeoutError:
             self._fleet.first_byte(replica.run_id, loop.time() - sent)
             self._fleet.record(replica.run_id, "server_error")
             failure = timed_out(f"the replica sent nothing for {loop.time() - call.began:.0f} s")
@@ -170,16 +163,14 @@ class Proxy:
             usage = Usage(stream=relay is not None)
             try:
                 await self._pass_on(
-                    route, replica, call, response, relay, usage, piece, deadline, send
+                    route, replica, call, answer, relay, usage, piece, deadline, send
                 )
             finally:
                 call.record.tokens_in, call.record.tokens_out = usage.tokens()
-            return response.status
+            return answer.status
         finally:
-            if response is not None:
-                # Without effect on an answer that was read to its end; else it hangs up, which
-                # makes the engine stop generating.
-                response.close()
+            if answer is not None:
+                answer.close()
 
     def _unreachable(self, route: ServiceRoute, replica: ReplicaView) -> _Failure:
         self._fleet.record(replica.run_id, "unreachable")
@@ -191,21 +182,21 @@ class Proxy:
             )
         )
 
-    async def _refusal(self, replica: ReplicaView, response: aiohttp.ClientResponse) -> _Failure:
+    async def _refusal(self, replica: ReplicaView, answer: Answer, until: float) -> _Failure:
         body = bytearray()
-        while len(body) <= _LARGEST_REFUSAL and (piece := await response.content.readany()):
+        while len(body) <= _LARGEST_REFUSAL and (piece := await answer.read(until)):
             body += piece
-        overloaded = response.status == 429
+        overloaded = answer.status == 429
         self._fleet.record(replica.run_id, "answered" if overloaded else "server_error")
-        headers = _headers_of(response, replica)
-        return _Failure(None, response.status, headers, bytes(body))
+        headers = _headers_of(answer, replica)
+        return _Failure(None, answer.status, headers, bytes(body))
 
     async def _pass_on(
         self,
         route: ServiceRoute,
         replica: ReplicaView,
         call: Call,
-        response: aiohttp.ClientResponse,
+        answer: Answer,
         relay: EventRelay | None,
         usage: Usage,
         piece: bytes,
@@ -213,16 +204,14 @@ class Proxy:
         send: Send,
     ) -> None:
         loop = asyncio.get_running_loop()
-        await self._send_start(send, response.status, _headers_of(response, replica))
+        await self._send_start(send, answer.status, _headers_of(answer, replica))
         broken = ""
         patience = min(self._settings.between_timeout, route.between_tokens)
         while piece:
             usage.push(piece)
             await self._send_body(send, piece, more=True)
             try:
-                between = loop.time() + patience
-                async with asyncio.timeout_at(min(between, deadline)):
-                    piece = await _next(response, relay)
+                piece = await _next(answer, relay, min(loop.time() + patience, deadline))
             except TimeoutError:
                 broken = "the replica stopped sending: the answer took too long"
                 break
@@ -243,7 +232,7 @@ class Proxy:
             error = ApiError(502, broken, code="stream_broken", type_="server_error")
             await self._send_body(send, error.event(), more=False)
             return
-        self._fleet.record(replica.run_id, "server_error" if response.status >= 500 else "answered")
+        self._fleet.record(replica.run_id, "server_error" if answer.status >= 500 else "answered")
         await self._send_body(send, b"", more=False)
 
     async def _send_start(self, send: Send, status: int, headers: Headers) -> None:
@@ -257,10 +246,10 @@ class Proxy:
             raise ClientGone from None
 
 
-async def _next(response: aiohttp.ClientResponse, relay: EventRelay | None) -> bytes:
+async def _next(answer: Answer, relay: EventRelay | None, until: float) -> bytes:
     """The next bytes to pass on; empty at the end."""
     while True:
-        piece = await response.content.readany()
+        piece = await answer.read(until)
         if relay is None or not piece:
             return piece
         whole = relay.push(piece)
@@ -268,27 +257,24 @@ async def _next(response: aiohttp.ClientResponse, relay: EventRelay | None) -> b
             return whole
 
 
-def _is_event_stream(response: aiohttp.ClientResponse) -> bool:
-    return response.content_type == "text/event-stream"
+def _is_event_stream(answer: Answer) -> bool:
+    return any(
+        name == b"content-type" and value.lower().startswith(b"text/event-stream")
+        for name, value in answer.headers
+    )
 
 
-def _headers_for_replica(call: Call) -> dict[str, str]:
-    passed = {
-        name.decode("latin-1"): value.decode("latin-1")
-        for name, value in call.headers
-        if name in _PASSED_TO_REPLICAS
-    }
+def _headers_for_replica(call: Call) -> Headers:
+    passed = [(name, value) for name, value in call.headers if name in _PASSED_TO_REPLICAS]
     # Events must be seen as they are, so answers may not be compressed.
-    passed |= {"accept-encoding": "identity", "x-request-id": call.record.request_id}
+    passed.append((b"accept-encoding", b"identity"))
+    passed.append((b"x-request-id", call.record.request_id.encode()))
     if call.traceparent:
-        passed["traceparent"] = call.traceparent
+        passed.append((b"traceparent", call.traceparent.encode()))
     return passed
 
 
-def _headers_of(response: aiohttp.ClientResponse, replica: ReplicaView) -> Headers:
-    headers = [
-        (name.lower(), value)
-        for name, value in response.raw_headers
-        if name.lower() not in _DROPPED_FROM_ANSWERS
-    ]
-    return [*headers, (REPLICA_HEADER, replica.run_id.encode("latin-1"))]
+def _headers_of(answer: Answer, replica: ReplicaView) -> Headers:
+    headers = [each for each in answer.headers if each[0] not in _DROPPED_FROM_ANSWERS]
+    headers.append((REPLICA_HEADER, replica.run_id.encode("latin-1")))
+    return headers

@@ -1,0 +1,332 @@
+"""HTTP/1.1 to replicas over kept connections, as cheap as Python can be.
+
+A general client costs several times what everything else here does for a request (measured by
+`python -m benchmarks.gateway`), so this one knows only what engines need: POST with a whole body,
+answers with a length, in chunks or until the end of the connection. httptools parses; nothing is
+copied twice; one timer for each connection looks at its deadline now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Sequence
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+import httptools
+
+from quarterdeck.gateway.asgi import Headers
+
+_HIGH_WATER = 256 * 2**10
+_LARGEST_HEAD = 64 * 2**10
+_MOST_IDLE = 256
+"""Kept for each address; further ones are closed after their answer."""
+_TICK = 0.5
+"""Deadlines are looked at this often, in seconds."""
+
+Address = tuple[str, str, int]
+
+
+class Broken(ConnectionError):
+    """The replica cannot be reached, broke off, or answered what is no HTTP."""
+
+
+class Answer(asyncio.Protocol):
+    """One connection, and the answer that comes over it now.
+
+    `status` and `headers` (names in lower case) are there once `Upstream.post` returned.
+    """
+
+    def __init__(self, pool: Upstream, address: Address, loop: asyncio.AbstractEventLoop) -> None:
+        self._pool = pool
+        self._address = address
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self.idle_since = 0.0
+        self._closed: Broken | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._pieces: deque[bytes] = deque()
+        self._held = 0
+        self._paused = False
+        self._head_bytes = 0
+        self._begun = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._due = float("inf")
+        self._error: Exception | None = None
+        self._bounded = False
+        self._has_head = False
+        self._keeps = False
+        self.complete = False
+        self.status = 0
+        self.headers: Headers = []
+
+    # --- from the connection -------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if self.complete:  # more than was asked for: whatever it is, it answers no request
+            self._transport.abort()
+            return
+        self._begun = True
+        if not self._has_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _LARGEST_HEAD and not self._pieces:
+                self._fail(Broken(f"the answer's head is larger than {_LARGEST_HEAD} bytes"))
+                return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(Broken(f"the answer is no HTTP: {error}"))
+        if self._held > _HIGH_WATER and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"content-length" or name == b"transfer-encoding":
+            self._bounded = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        if self.status >= 200:
+            self._has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self._held += len(body)
+
+    def on_message_complete(self) -> None:
+        if self.status < 200:  # 100 Continue and the like: the answer itself follows
+            self.headers = []
+            self._bounded = False
+        else:
+            self.complete = True
+            self._keeps = bool(self._parser.should_keep_alive())
+
+    def eof_received(self) -> bool:
+        if self._has_head and not self._bounded:
+            self.complete = True
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._closed = Broken(str(error) if error else "the connection was closed")
+        if self._has_head and not self._bounded and error is None:
+            self.complete = True
+        elif not self.complete:
+            self._error = self._error or self._closed
+        self._stop_timer()
+        self._wake()
+        self._pool.forget(self._address, self)
+
+    # --- for the proxy -------------------------------------------------------------------------
+
+    @property
+    def usable(self) -> bool:
+        """Another request may be sent over it."""
+        return self._closed is None and not self._transport.is_closing()
+
+    @property
+    def untouched(self) -> bool:
+        """Not a byte of an answer has come."""
+        return not self._begun
+
+    async def ask(self, request: bytes, until: float) -> None:
+        """Send a request and wait for the head of its answer, at most until that moment of the
+        loop's clock. Raises Broken, TimeoutError."""
+        self._reset()
+        self._due = until
+        self._start_timer()
+        self._transport.write(request)
+        while not self._has_head:
+            await self._wait()
+
+    async def read(self, until: float) -> bytes:
+        """What has come of the body; waits for something, empty at its end. Raises Broken,
+        TimeoutError."""
+        while not self._pieces:
+            if self.complete:
+                return b""
+            self._due = until
+            await self._wait()
+        pieces = self._pieces
+        data = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._held = 0
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    def close(self) -> None:
+        """Done with the answer: the connection is kept if it was read to its end, else closed,
+        which makes the engine stop."""
+        self._stop_timer()
+        reusable = self.complete and self._keeps and not self._pieces and self.usable
+        if not reusable or not self._pool.keep(self._address, self):
+            self._transport.abort()
+
+    def close_now(self) -> None:
+        """Done with the connection."""
+        self._transport.abort()
+
+    async def _wait(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if self._error is not None and not self._pieces:
+            raise self._error
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self._transport.abort()
+        self._wake()
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(_TICK, self._look)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        left = self._due - self._loop.time()
+        if self._waiter is None:
+            left = _TICK
+        elif left <= 0:
+            self._timer = None
+            self._error = TimeoutError("the replica sent nothing in time")
+            self._wake()
+            return
+        self._timer = self._loop.call_later(min(left, _TICK), self._look)
+
+
+class Upstream:
+    """Connections to all replicas. Times are seconds."""
+
+    def __init__(self, connect_timeout: float, idle_seconds: float) -> None:
+        self._connect_timeout = connect_timeout
+        self._idle_seconds = idle_seconds
+        self._idle: dict[Address, deque[Answer]] = {}
+
+    async def post(
+        self, url: str, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes, until: float
+    ) -> Answer:
+        """Send a request; the answer with its head. `until` is on the loop's clock. To be closed.
+
+        A kept connection that ends before a byte of the answer came was closed by an engine that
+        was idle: the request is sent once more, over a new one. Raises Broken, TimeoutError.
+        """
+        address, host, base = _parse(url)
+        lines = [f"POST {base}{path} HTTP/1.1\r\nhost: {host}\r\n".encode("latin-1")]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(b"content-length: %d\r\n\r\n" % len(body))
+        lines.append(body)
+        request = b"".join(lines)
+        loop = asyncio.get_running_loop()
+        answer = self._kept(address, loop.time())
+        if answer is not None:
+            try:
+                await answer.ask(request, until)
+            except Broken:
+                answer.close()
+                if not answer.untouched:
+                    raise
+            except BaseException:
+                answer.close()
+                raise
+            else:
+                return answer
+        answer = await self._connect(address, loop, until)
+        try:
+            await answer.ask(request, until)
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def keep(self, address: Address, answer: Answer) -> bool:
+        """Take a connection back; False when there are enough."""
+        idle = self._idle.setdefault(address, deque())
+        if len(idle) >= _MOST_IDLE:
+            return False
+        answer.idle_since = asyncio.get_running_loop().time()
+        idle.append(answer)
+        return True
+
+    def forget(self, address: Address, answer: Answer) -> None:
+        """A connection is gone."""
+        idle = self._idle.get(address)
+        if idle is not None:
+            if answer in idle:
+                idle.remove(answer)
+            if not idle:
+                del self._idle[address]
+
+    def close(self) -> None:
+        """Close everything that is kept."""
+        for idle in list(self._idle.values()):
+            for answer in list(idle):
+                answer.close_now()
+        self._idle.clear()
+
+    def _kept(self, address: Address, now: float) -> Answer | None:
+        idle = self._idle.get(address)
+        while idle:
+            answer = idle.pop()  # the one used last: the others may grow old and go
+            if answer.usable and now - answer.idle_since < self._idle_seconds:
+                return answer
+            answer.close_now()
+        return None
+
+    async def _connect(
+        self, address: Address, loop: asyncio.AbstractEventLoop, until: float
+    ) -> Answer:
+        scheme, host, port = address
+        context = _tls() if scheme == "https" else None
+        try:
+            async with asyncio.timeout_at(min(loop.time() + self._connect_timeout, until)):
+                _, answer = await loop.create_connection(
+                    lambda: Answer(self, address, loop), host, port, ssl=context
+                )
+        except TimeoutError:
+            if loop.time() >= until:
+                raise
+            raise Broken(f"{host}:{port} took no connection in time") from None
+        except OSError as error:
+            raise Broken(f"{host}:{port}: {error}") from error
+        return answer
+
+
+@lru_cache(maxsize=4096)
+def _parse(url: str) -> tuple[Address, str, str]:
+    """Address, host header and path before every path."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Broken(f"{url!r} is no address of a replica")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return (parts.scheme, parts.hostname, port), parts.netloc, parts.path.rstrip("/")
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
