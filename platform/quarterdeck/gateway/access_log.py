@@ -5,6 +5,7 @@ The fields are those that an operator looks for first; no text of prompts or ans
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 Write = Callable[[str], None]
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+_MOST_LINES = 256
+_SECONDS = 0.1
 
 
 @dataclass
@@ -50,16 +54,45 @@ def line(record: Record, now: float) -> str:
         "at": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
     }
     for name, value in vars(record).items():
-        rounded = round(value, 4) if isinstance(value, float) else value
-        if name == "status" or rounded not in ("", 0, None, False, []):
-            shown[name] = rounded
+        told = round(value, 4) if type(value) is float else value
+        if told or name == "status":
+            shown[name] = told
     if len(record.replicas) < 2:
         shown.pop("replicas", None)
-    return json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
+    return _encode(shown)
+
+
+class Lines:
+    """Writes lines in bunches: after a tenth of a second, or when many have come.
+
+    `write` takes the text of whole lines. A pipe that is closed must not fail a request.
+    """
+
+    def __init__(self, write: Write) -> None:
+        self._write = write
+        self._lines: list[str] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, text: str) -> None:
+        """Write a line soon."""
+        self._lines.append(text)
+        if len(self._lines) >= _MOST_LINES:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Write what there is."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        lines, self._lines = self._lines, []
+        if lines:
+            with suppress(OSError, ValueError):
+                self._write("\n".join(lines) + "\n")
 
 
 def to_stdout(text: str) -> None:
-    """Write a line; a closed or full pipe must not fail a request."""
-    with suppress(OSError, ValueError):
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+    """Write and flush."""
+    sys.stdout.write(text)
+    sys.stdout.flush()

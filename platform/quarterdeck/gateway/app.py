@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import time
 from random import Random
 from urllib.parse import unquote
 
 import aiohttp
 
-from quarterdeck.gateway.access_log import line, to_stdout
+from quarterdeck.gateway.access_log import Lines, line, to_stdout
 from quarterdeck.gateway.admission import Admission
 from quarterdeck.gateway.asgi import (
     ClientGone,
@@ -92,9 +91,10 @@ class Gateway:
             upstream = Upstream(self._settings.connect_timeout, _POOLED_SECONDS)
             proxy = Proxy(self._settings, upstream, self._fleet, self._metrics, self._random)
             mirror = Mirror(proxy, self._metrics, self._random)
+            lines = Lines(to_stdout)
             self._inference = Inference(
                 self._settings, proxy, self._admission, self._limits, mirror, self._metrics,
-                self._random, self._newest, lambda record: to_stdout(line(record, time.time())),
+                self._random, self._newest, lambda record: lines.add(line(record, time.time())),
             )  # fmt: skip
             self._watch = SnapshotWatch(self._settings, session, self._apply, self._random)
             # A kept snapshot may be of another installation's history: ask for the newest whole.
@@ -108,6 +108,7 @@ class Gateway:
             await asyncio.gather(watching, asking, return_exceptions=True)
             await mirror.close()
             upstream.close()
+            lines.flush()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _apply(self, snapshot: GatewaySnapshot) -> None:
@@ -127,7 +128,9 @@ class Gateway:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         offered = header(scope, b"x-request-id") or ""
-        request_id = offered if _REQUEST_ID.match(offered) else f"req-{secrets.token_hex(12)}"
+        request_id = (
+            offered if _REQUEST_ID.match(offered) else f"req-{self._random.getrandbits(96):024x}"
+        )
         started = False
 
         async def send_with_id(message: Message) -> None:

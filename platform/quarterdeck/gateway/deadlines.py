@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from quarterdeck.gateway.corked import Corked
+from quarterdeck.gateway.leaving import EXTENSION, Watched
 
 Refusal = Callable[[int, str], tuple[str, bytes]]
 """From a status and a message to an answer's content type and body."""
@@ -62,7 +65,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._in_header = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, Corked(transport, self.loop)))
         if len(self.connections) > self.bounds.max_connections:
             transport.abort()
             return
@@ -71,6 +74,9 @@ class _BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         super().connection_lost(exc)
+        for scope in (self.scope, self.cycle.scope if self.cycle else None):
+            if scope is not None:
+                cast(Watched, scope["extensions"][EXTENSION]).leave()
 
     def data_received(self, data: bytes) -> None:
         if self._in_header:
@@ -85,6 +91,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._in_header = True
         self._arm()
         super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: Watched()}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
         self._in_header = False

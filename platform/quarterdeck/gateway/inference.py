@@ -15,17 +15,16 @@ from typing import Any
 from quarterdeck.gateway.access_log import Record
 from quarterdeck.gateway.admission import Admission
 from quarterdeck.gateway.asgi import (
-    ClientGone,
     Receive,
     Scope,
     Send,
     header,
     headers_of,
     read_body,
-    until_gone,
 )
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError, unavailable
+from quarterdeck.gateway.leaving import while_there
 from quarterdeck.gateway.limits import Limits
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.gateway.mirror import Mirror
@@ -148,7 +147,7 @@ class Inference:
         with self._limits.hold(key, guessed, record) as limits:
             self._mirror.offer(directory, route, parsed, call)
             work = self._serve(directory, route, parsed, call, limits.marking(send))
-            record.status = await _while_there(work, receive)
+            record.status = await while_there(work, scope, receive)
 
     async def _serve(
         self,
@@ -174,21 +173,6 @@ class Inference:
             record.waited += waited
             # Its replicas may be others than when it began to wait.
             return await self._proxy.serve(self._newest(route), call, send)
-
-
-async def _while_there(work: Any, receive: Receive) -> int:
-    """The status of the work; it is given up, and with it the replica's, when the client leaves."""
-    serving = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(until_gone(receive))
-    try:
-        await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            return int(serving.result())
-        raise ClientGone
-    finally:
-        leaving.cancel()
-        serving.cancel()
-        await asyncio.gather(serving, leaving, return_exceptions=True)
 
 
 async def _parse(body: bytes) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from quarterdeck.gateway.access_log import Record
+from quarterdeck.gateway.histograms import Histogram, Series
 
 _SECONDS = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
@@ -27,11 +28,11 @@ class _Series:
     """One replica's series, looked up once."""
 
     labels: tuple[str, ...]
-    seconds: Histogram
-    first_byte: Histogram
-    per_token: Histogram
-    tokens_in: Histogram
-    tokens_out: Histogram
+    seconds: Series
+    first_byte: Series
+    per_token: Series
+    tokens_in: Series
+    tokens_out: Series
     statuses: dict[int, Counter] = field(default_factory=dict)
 
 
@@ -61,7 +62,7 @@ class GatewayMetrics:
         )  # fmt: skip
         self._waited = Histogram(
             "quarterdeck_gateway_waiting_seconds", "How long requests waited for a place",
-            _SERVICE, buckets=_SECONDS, registry=registry,
+            _SERVICE, _SECONDS, registry,
         )  # fmt: skip
         self.retries = Counter(
             "quarterdeck_gateway_retries_total", "Tries on another replica after the first one",
@@ -109,9 +110,7 @@ class GatewayMetrics:
         )  # fmt: skip
 
     def _by_replica(self, name: str, words: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(
-            f"quarterdeck_gateway_{name}", words, _REPLICA, buckets=buckets, registry=self.registry
-        )
+        return Histogram(f"quarterdeck_gateway_{name}", words, _REPLICA, buckets, self.registry)
 
     def ejected(self, project: str, service: str, run_id: str, reason: str) -> None:
         """Count an ejection."""

@@ -15,6 +15,7 @@ from quarterdeck.gateway.errors import ApiError, timed_out, unavailable
 from quarterdeck.gateway.events import EventRelay, EventTooLarge
 from quarterdeck.gateway.fleet import Fleet
 from quarterdeck.gateway.metrics import GatewayMetrics
+from quarterdeck.gateway.patience import Patience
 from quarterdeck.gateway.route_request import route_request
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.upstream import Answer, Upstream
@@ -25,6 +26,7 @@ from quarterdeck.specs.gateway_snapshot import ServiceRoute
 
 REPLICA_HEADER = b"x-quarterdeck-replica"
 _LARGEST_REFUSAL = 2**20
+_NEVER = float("inf")
 # Ours to set, or meaningless beyond one connection (RFC 9110, section 7.6.1).
 _DROPPED_FROM_ANSWERS = frozenset(
     b"connection keep-alive proxy-authenticate te trailer transfer-encoding upgrade date server "
@@ -203,23 +205,20 @@ class Proxy:
         deadline: float,
         send: Send,
     ) -> None:
-        loop = asyncio.get_running_loop()
         await self._send_start(send, answer.status, _headers_of(answer, replica))
-        broken = ""
-        patience = min(self._settings.between_timeout, route.between_tokens)
-        while piece:
+        if relay is None and answer.read_whole:
             usage.push(piece)
-            await self._send_body(send, piece, more=True)
-            try:
-                piece = await _next(answer, relay, min(loop.time() + patience, deadline))
-            except TimeoutError:
-                broken = "the replica stopped sending: the answer took too long"
-                break
-            except _Broken:
-                broken = "the replica broke off in the middle of the answer"
-                break
-        if not broken and relay is not None and not relay.complete:
-            broken = "the replica ended the answer without its last event"
+            self._fleet.record(
+                replica.run_id, "server_error" if answer.status >= 500 else "answered"
+            )
+            await send({"type": "http.response.body", "body": piece})
+            return
+        broken = ""
+        waiting = Patience()
+        try:
+            broken = await self._relay(route, answer, relay, usage, piece, deadline, send, waiting)
+        finally:
+            waiting.end()
         if broken:
             call.record.error = broken
             self._metrics.broken.labels(
@@ -234,6 +233,40 @@ class Proxy:
             return
         self._fleet.record(replica.run_id, "server_error" if answer.status >= 500 else "answered")
         await self._send_body(send, b"", more=False)
+
+    async def _relay(
+        self,
+        route: ServiceRoute,
+        answer: Answer,
+        relay: EventRelay | None,
+        usage: Usage,
+        piece: bytes,
+        deadline: float,
+        send: Send,
+        waiting: Patience,
+    ) -> str:
+        """Pass pieces on until the end; why it broke off, if it did. Raises ClientGone when the
+        client takes nothing for too long."""
+        loop = asyncio.get_running_loop()
+        between = min(self._settings.between_timeout, route.between_tokens)
+        try:
+            while piece:
+                usage.push(piece)
+                waiting.due = loop.time() + self._settings.between_timeout
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                waiting.due = _NEVER
+                piece = await _next(answer, relay, min(loop.time() + between, deadline))
+        except TimeoutError:
+            return "the replica stopped sending: the answer took too long"
+        except _Broken:
+            return "the replica broke off in the middle of the answer"
+        except asyncio.CancelledError:
+            if waiting.absorb():
+                raise ClientGone from None
+            raise
+        if relay is not None and not relay.complete:
+            return "the replica ended the answer without its last event"
+        return ""
 
     async def _send_start(self, send: Send, status: int, headers: Headers) -> None:
         await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -139,6 +139,11 @@ class Answer(asyncio.Protocol):
         """Not a byte of an answer has come."""
         return not self._begun
 
+    @property
+    def read_whole(self) -> bool:
+        """It has come to its end, and everything of it was read."""
+        return self.complete and not self._pieces
+
     async def ask(self, request: bytes, until: float) -> None:
         """Send a request and wait for the head of its answer, at most until that moment of the
         loop's clock. Raises Broken, TimeoutError."""
