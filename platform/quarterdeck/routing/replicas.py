@@ -55,13 +55,15 @@ class RouteRequest:
 
     `tried` are the replicas that it was already sent to, `session` keeps requests together,
     `prompt` is the beginning of its text, `opening` the part of that which later turns of the
-    same conversation repeat, `adapter` the LoRA adapter that it wants.
+    same conversation repeat, `own_after` how many characters other conversations may share,
+    `adapter` the LoRA adapter that it wants.
     """
 
     tried: frozenset[str] = frozenset()
     session: str = ""
     prompt: str = ""
     opening: str = ""
+    own_after: int = 0
     adapter: str = ""
 
 

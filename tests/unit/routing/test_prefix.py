@@ -87,7 +87,8 @@ def fleet_of(*loads: int) -> list[ReplicaView]:
 
 
 def ask(chooser: RoutingPolicy, fleet: list[ReplicaView], prompt: str, opening: str = "") -> str:
-    request = RouteRequest(prompt=prompt, opening=opening or prompt[:8])
+    opening = opening or prompt[:8]
+    request = RouteRequest(prompt=prompt, opening=opening, own_after=len(opening))
     chosen = chooser.choose(request, fleet, Random(0))
     assert isinstance(chosen, ReplicaView)
     chooser.sent(request, chosen)
