@@ -59,7 +59,7 @@ class Load:
     """How much is measured at a time."""
 
     conversations: int = 48
-    turns: int = 5
+    turns: int = 6
     clients: int = 16
     rate: float = 30.0
     seconds: float = 10.0
@@ -180,7 +180,7 @@ async def converse(bench: Bench, load: Load, policy: str, gateways: int, seed: i
     name = await bench.serve(policy, [1.0] * REPLICAS)
     systems = [f"Rules of house {n}. " + _words(chance, 2000) for n in range(4)]
     texts = [
-        [_message("system", systems[n % 4]), _message("user", _words(chance, 300))]
+        [_message("system", systems[n % 4]), _message("user", _words(chance, 600))]
         for n in range(load.conversations)
     ]
     ready = [(n, load.turns) for n in range(load.conversations)]
@@ -192,7 +192,7 @@ async def converse(bench: Bench, load: Load, policy: str, gateways: int, seed: i
             gateway = bench.gateways[chance.randrange(gateways)]
             result.ttft.append(await bench.ask(gateway, name, texts[number], f"user-{number}"))
             texts[number].append(_message("assistant", TOKEN_TEXT * TOKENS))
-            texts[number].append(_message("user", _words(chance, 300)))
+            texts[number].append(_message("user", _words(chance, 600)))
             if left > 1:
                 ready.append((number, left - 1))
 
