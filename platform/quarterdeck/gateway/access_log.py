@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 
 Write = Callable[[str], None]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
@@ -50,9 +51,8 @@ class Record:
 
 def line(record: Record, now: float) -> str:
     """The record as one line; empty fields are left out."""
-    shown: dict[str, object] = {
-        "at": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
-    }
+    second = int(now)
+    shown: dict[str, object] = {"at": f"{_moment(second)}.{int((now - second) * 1000):03d}Z"}
     for name, value in vars(record).items():
         told = round(value, 4) if type(value) is float else value
         if told or name == "status":
@@ -60,6 +60,11 @@ def line(record: Record, now: float) -> str:
     if len(record.replicas) < 2:
         shown.pop("replicas", None)
     return _encode(shown)
+
+
+@lru_cache(maxsize=2)
+def _moment(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class Lines:

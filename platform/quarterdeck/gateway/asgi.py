@@ -27,11 +27,6 @@ def header(scope: Scope, name: bytes) -> str | None:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
-def headers_of(scope: Scope) -> dict[str, str]:
-    """All headers by lower-case name; of repeated ones the last."""
-    return {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-
-
 async def read_body(scope: Scope, receive: Receive, limit: int, timeout: float) -> bytes:
     """The whole body. Raises ApiError 413 beyond `limit` bytes and 408 when it takes longer than
     `timeout` seconds, ClientGone when the client leaves."""

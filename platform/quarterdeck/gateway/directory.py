@@ -85,7 +85,7 @@ class Directory:
         self,
         key: KeyDigest,
         model: str,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[bytes, bytes] | None = None,
         random: Random | None = None,
     ) -> ServiceRoute:
         """The service that a key means by a model name: a service, plain or as `PROJECT/NAME`, or
@@ -96,7 +96,7 @@ class Directory:
         """
         found = self._named(key, model)
         if found is None:
-            found = self._by_alias(key, model, headers or {}, random or Random())
+            found = self._by_alias(key, model, headers or {}, random)
         if found is not None:
             return found
         names = list(self.visible(key))
@@ -115,7 +115,7 @@ class Directory:
         return self.services.get((route.project, name))
 
     def _by_alias(
-        self, key: KeyDigest, model: str, headers: Mapping[str, str], random: Random
+        self, key: KeyDigest, model: str, headers: Mapping[bytes, bytes], random: Random | None
     ) -> ServiceRoute | None:
         """A key of every project sees all aliases: its services share one name space then."""
         found = [
@@ -129,7 +129,7 @@ class Directory:
         if not chosen:
             return None
         weights = [max(alias.weight, 1) if ruled else alias.weight for alias, _ in chosen]
-        return random.choices([route for _, route in chosen], weights)[0]
+        return (random or Random()).choices([route for _, route in chosen], weights)[0]
 
     def _named(self, key: KeyDigest, model: str) -> ServiceRoute | None:
         project, slash, name = model.rpartition("/")
@@ -156,5 +156,5 @@ class Directory:
         return None
 
 
-def _fulfils(headers: Mapping[str, str], rules: Mapping[str, str]) -> bool:
-    return all(headers.get(name) == value for name, value in rules.items())
+def _fulfils(headers: Mapping[bytes, bytes], rules: Mapping[str, str]) -> bool:
+    return all(headers.get(name.encode()) == value.encode() for name, value in rules.items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
@@ -18,14 +18,12 @@ from quarterdeck.gateway.asgi import (
     Receive,
     Scope,
     Send,
-    header,
-    headers_of,
     read_body,
 )
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError, unavailable
 from quarterdeck.gateway.leaving import while_there
-from quarterdeck.gateway.limits import Limits
+from quarterdeck.gateway.limits import Limits, limited
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.gateway.mirror import Mirror
 from quarterdeck.gateway.proxy import Call, Proxy
@@ -83,7 +81,9 @@ class Inference:
         began = asyncio.get_running_loop().time()
         record = Record(request_id, endpoint.path)
         try:
-            key = directory.key_of(header(scope, b"authorization"))
+            fields = dict(scope["headers"])
+            authorization = fields.get(b"authorization")
+            key = directory.key_of(authorization and authorization.decode("latin-1"))
             record.key = key.name
             if self._in_flight >= self._settings.max_in_flight:
                 raise unavailable(
@@ -93,7 +93,9 @@ class Inference:
             self._in_flight += 1
             self._metrics.in_flight.set(self._in_flight)
             try:
-                await self._carry(directory, endpoint, key, scope, receive, send, record, began)
+                await self._carry(
+                    directory, endpoint, key, fields, scope, receive, send, record, began
+                )
             finally:
                 self._in_flight -= 1
                 self._metrics.in_flight.set(self._in_flight)
@@ -113,6 +115,7 @@ class Inference:
         directory: Directory,
         endpoint: Endpoint,
         key: KeyDigest,
+        fields: Mapping[bytes, bytes],
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -127,10 +130,10 @@ class Inference:
         if not isinstance(model, str) or not model:
             raise ApiError(400, "model: is missing: name a model as text", param="model")
         record.model = model[:200]
-        record.priority = _priority(header(scope, PRIORITY_HEADER))
-        route = directory.service_of(key, model, headers_of(scope), self._random)
+        record.priority = _priority(fields.get(PRIORITY_HEADER))
+        route = directory.service_of(key, model, fields, self._random)
         record.project, record.service = route.project, route.name
-        trace = trace_of(header(scope, b"traceparent"), self._random)
+        trace = trace_of(fields.get(b"traceparent"), self._random)
         record.trace_id = trace.trace_id
         record.stream = parsed.get("stream") is True
         call = Call(
@@ -143,9 +146,13 @@ class Inference:
             traceparent=trace.header,
             asked=parsed,
         )
+        if not limited(key):
+            record.status = await while_there(
+                self._serve(directory, route, parsed, call, send), scope, receive
+            )
+            return
         guessed = guessed_tokens(endpoint, parsed, len(body))
         with self._limits.hold(key, guessed, record) as limits:
-            self._mirror.offer(directory, route, parsed, call)
             work = self._serve(directory, route, parsed, call, limits.marking(send))
             record.status = await while_there(work, scope, receive)
 
@@ -157,6 +164,8 @@ class Inference:
         call: Call,
         send: Send,
     ) -> int:
+        if route.mirror is not None:
+            self._mirror.offer(directory, route, parsed, call)
         try:
             return await self._in_place(route, call, send)
         except ApiError as error:
@@ -164,7 +173,7 @@ class Inference:
             if other is None or error.code not in _CANNOT:
                 raise
             self._metrics.fallbacks.labels(route.project, route.name).inc()
-            call.record.fallback = True
+            call.record.service, call.record.fallback = other.name, True
             return await self._in_place(other, call.with_body(_renamed(parsed, other)), send)
 
     async def _in_place(self, route: ServiceRoute, call: Call, send: Send) -> int:
@@ -192,9 +201,10 @@ def _renamed(parsed: dict[str, Any], route: ServiceRoute) -> bytes:
     return json.dumps({**parsed, "model": route.name}).encode()
 
 
-def _priority(text: str | None) -> int:
-    if text is None:
+def _priority(value: bytes | None) -> int:
+    if value is None:
         return 0
+    text = value.decode("latin-1")
     if text in PRIORITIES:
         return PRIORITIES[text]
     try:

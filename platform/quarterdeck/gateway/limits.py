@@ -24,8 +24,6 @@ class Held:
 
     def marking(self, send: Send) -> Send:
         """`send` with the headers on the answer's start."""
-        if not self.headers:
-            return send
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -33,6 +31,11 @@ class Held:
             await send(message)
 
         return marked
+
+
+def limited(key: KeyDigest) -> bool:
+    """Whether a key has any limit."""
+    return not (key.requests_per_minute is key.tokens_per_minute is key.streams is None)
 
 
 class Limits:
@@ -47,9 +50,6 @@ class Limits:
     def hold(self, key: KeyDigest, guessed: int, record: Record) -> Iterator[Held]:
         """For as long as the request lasts; its record then says what it used. Raises ApiError
         429 naming the limit that is reached."""
-        if key.requests_per_minute is key.tokens_per_minute is key.streams is None:
-            yield Held([])
-            return
         limits = self._keys.setdefault(key.sha256, KeyLimits())
         limits.requests_per_minute = key.requests_per_minute
         limits.tokens_per_minute = key.tokens_per_minute

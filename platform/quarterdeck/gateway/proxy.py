@@ -93,7 +93,7 @@ class Proxy:
         untried = route_request(route.routing, call.headers, call.asked)
         with self._fleet.request():
             while True:
-                request = replace(untried, tried=frozenset(tried))
+                request = replace(untried, tried=frozenset(tried)) if tried else untried
                 policy = self._fleet.policy(route)
                 replica = policy.choose(request, self._fleet.views(route), self._random)
                 if isinstance(replica, Refusal):

@@ -33,9 +33,10 @@ def route_request(
         )
     if settings.policy == "adapter":
         adapter = _header(headers, settings.adapter_header)
+    prompt = opening = ""
     if settings.policy in READS_PROMPTS:
-        return _prompt(body)
-    return RouteRequest(session=session, adapter=adapter)
+        prompt, opening = _prompt(body)
+    return RouteRequest(session=session, prompt=prompt, opening=opening, adapter=adapter)
 
 
 def _header(headers: Sequence[tuple[bytes, bytes]], name: str) -> str:
@@ -50,7 +51,8 @@ def _text(value: object) -> str:
     return value[:LONGEST_KEY] if isinstance(value, str) else ""
 
 
-def _prompt(body: Mapping[str, object]) -> RouteRequest:
+def _prompt(body: Mapping[str, object]) -> tuple[str, str]:
+    """The beginning of the text, and of that what all turns of the conversation share."""
     messages = body.get("messages")
     if messages is None and isinstance(body.get("input"), list):
         messages = body["input"]  # /v1/responses
@@ -60,12 +62,12 @@ def _prompt(body: Mapping[str, object]) -> RouteRequest:
     if isinstance(prompt, list):
         prompt = prompt[0] if prompt and isinstance(prompt[0], str) else _tokens(prompt)
     if not isinstance(prompt, str):
-        return RouteRequest()
+        return "", ""
     prompt = prompt[:LONGEST_PROMPT]
-    return RouteRequest(prompt=prompt, opening=prompt[:_OPENING], own_after=len(prompt))
+    return prompt, prompt[:_OPENING]
 
 
-def _conversation(messages: list[object], instructions: object) -> RouteRequest:
+def _conversation(messages: list[object], instructions: object) -> tuple[str, str]:
     pieces: list[str] = []
     length, opening = 0, None
     if isinstance(instructions, str):
@@ -83,8 +85,7 @@ def _conversation(messages: list[object], instructions: object) -> RouteRequest:
         if length >= LONGEST_PROMPT:
             break
     text = "".join(pieces)[:LONGEST_PROMPT]
-    # Through the first user message; what comes after is this conversation's own.
-    return RouteRequest(prompt=text, opening=text[:opening], own_after=len(text[:opening]))
+    return text, text[:opening]
 
 
 def _contents(content: object) -> Iterator[str]:

@@ -25,11 +25,11 @@ class Trace:
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
 
 
-def trace_of(traceparent: str | None, random: Random) -> Trace:
+def trace_of(traceparent: bytes | None, random: Random) -> Trace:
     """The trace that a request belongs to; a malformed header starts a new one, as the
     specification wants (https://www.w3.org/TR/trace-context/)."""
     span = f"{random.getrandbits(64) or 1:016x}"
-    found = _PARENT.match(traceparent or "")
+    found = _PARENT.match(traceparent.decode("latin-1")) if traceparent else None
     if found is None or _NOTHING & {found[1], found[2]}:
         return Trace(f"{random.getrandbits(128) or 1:032x}", span, "", "01")
     return Trace(found[1], span, found[2], found[3])

@@ -11,6 +11,7 @@ from quarterdeck.specs.architecture import Architecture
 from quarterdeck.specs.base import Name, Spec
 from quarterdeck.specs.batch import BatchSpec
 from quarterdeck.specs.common import Checkpoints, Datasets, JobSpec, Resource, Resources
+from quarterdeck.specs.engines import EngineFields
 from quarterdeck.specs.graph import Inputs, Outputs
 from quarterdeck.specs.presets import load_preset
 from quarterdeck.specs.references import ReferenceText
@@ -182,13 +183,11 @@ class ServiceParallelism(Spec):
     pipeline: int = Field(default=1, ge=1)
 
 
-class ServiceSpec(Resource):
+class ServiceSpec(EngineFields, Resource):
     """An inference endpoint: replicas of one model behind one name."""
 
     kind: Literal["service"]
     model: ReferenceText
-    engine: Literal["builtin"] = "builtin"
-    engine_args: dict[str, int | float | str | bool] = {}
     parallelism: ServiceParallelism = ServiceParallelism()
     replicas: int = Field(default=1, ge=0, le=1000)
     resources: Resources = Resources()
@@ -202,6 +201,15 @@ class ServiceSpec(Resource):
     mirror: Mirror | None = None
     admission: Admission = Admission()
     timeouts: Timeouts = Timeouts()
+
+    @model_validator(mode="after")
+    def _engine_spans(self) -> ServiceSpec:
+        if self.engine == "builtin" and self.rank_count > 1:
+            raise ValueError(
+                "parallelism: the builtin engine keeps a model on one accelerator: leave it out, "
+                "or take engine: vllm"
+            )
+        return self
 
     @property
     def rank_count(self) -> int:

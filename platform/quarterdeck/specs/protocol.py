@@ -302,6 +302,9 @@ class Failure(Message):
     signal: int | None = None
     stacks: dict[int, str] = {}
     """Stacks of all ranks, where a stall was the failure."""
+    reason: str = ""
+    """What kind of failure, in one word, where it is known: `OutOfMemory`, `PortInUse`,
+    `ModelMissing`, `EngineMissing`, `BadArguments`, `StartTimeout`, `Unanswered`, `Crashed`."""
 
 
 class Endpoint(Message):
@@ -312,6 +315,16 @@ class Endpoint(Message):
     """A token was really generated."""
     models: list[str] = []
     in_flight: int = 0
+    healthy: bool = True
+    """False once it answers no real request any more and generates nothing."""
+    running: float | None = None
+    """Sequences that it computes; None here and below where the engine does not tell."""
+    waiting: float | None = None
+    """Sequences in its own queue."""
+    kv_usage: float | None = None
+    """Share of its key-value cache that is held, 0 to 1."""
+    generated_tokens: float | None = None
+    """Since its start."""
 
 
 class RankState(Message):

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from quarterdeck_workers.engine.serve import EngineArguments, EngineServer
+from quarterdeck_workers.engine.builtin_server import EngineArguments, EngineServer
 
 
 def _load(name: str) -> ModuleType:

@@ -1,4 +1,5 @@
-"""Runs the entry point of service ranks in a process of its own: `replica.py FD ORDER WORKDIR`."""
+"""Runs the entry point of service ranks in a process of its own:
+`replica.py FD ORDER WORKDIR [PROBE_EVERY PROBE_TIMEOUT]`."""
 
 from __future__ import annotations
 
@@ -6,14 +7,11 @@ import socket
 import sys
 from pathlib import Path
 
-import torch
-
 from quarterdeck.specs.protocol import RunOrder
 from quarterdeck_workers.engine.serve import main
 from quarterdeck_workers.rank.context import RankContext
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     context = RankContext(
         order=RunOrder.model_validate_json(sys.argv[2]),
         rank=0,
@@ -26,4 +24,4 @@ if __name__ == "__main__":
         _socket=socket.socket(fileno=int(sys.argv[1])),
     )
     context.start()
-    main(context)
+    main(context, *(float(each) for each in sys.argv[4:6]))

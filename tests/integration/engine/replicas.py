@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ class Replica:
         name: str = "chat",
         engine_args: dict[str, Any] | None = None,
         options: dict[str, Any] | None = None,
+        spec: dict[str, Any] | None = None,
+        probing: tuple[float, float] | None = None,
+        variables: dict[str, str] | None = None,
     ) -> None:
         self.run_id = run_id
         self.messages: list[dict[str, Any]] = []
@@ -39,7 +43,7 @@ class Replica:
             owner_id="svc-test",
             owner_name=name,
             kind="service",
-            spec={"engine_args": engine_args or {}},
+            spec={"engine_args": engine_args or {}, **(spec or {})},
             cluster="test",
             placements=[RankPlacement(rank=0, node_id="node")],
             inputs={
@@ -60,11 +64,12 @@ class Replica:
                     str(theirs.fileno()),
                     order.model_dump_json(),
                     str(workdir),
+                    *(str(seconds) for seconds in probing or ()),
                 ],
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})},
             )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -81,6 +86,11 @@ class Replica:
     def of(self, kind: str) -> list[dict[str, Any]]:
         with self._news:
             return [message for message in self.messages if message["type"] == kind]
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 30) -> None:
+        """Until `condition` holds; it is looked at whenever something was said."""
+        with self._news:
+            assert self._news.wait_for(condition, timeout=seconds), self.messages
 
     def endpoint(self) -> dict[str, Any]:
         """The first endpoint that it reports."""

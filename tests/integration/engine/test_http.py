@@ -11,7 +11,9 @@ import httpx
 import openai
 import pytest
 
-from quarterdeck_workers.engine.serve import EngineArguments, EngineServer
+from quarterdeck_workers.engine.builtin_server import EngineArguments, EngineServer
+from quarterdeck_workers.engine.metric_names import BUILTIN
+from quarterdeck_workers.engine.probing import EngineClient
 
 
 @pytest.fixture(scope="module")
@@ -252,11 +254,13 @@ def test_health_says_503_until_loaded_and_after_the_loop_died(model_folder: Path
             assert "retry-after" in loading.headers
             server.load(model_folder)
             assert http.get("/health").status_code == 200
-            assert server.probe() == 1
+            client = EngineClient(server.url, "late", "completion", "/health", (BUILTIN,))
+            assert client.ready() and client.probe(30).ok
+            assert client.load().generated_tokens == 1
             assert server.state.engine is not None
             server.state.engine.stop()
             assert http.get("/health").json()["error"]["code"] == "engine_dead"
-            assert not server.alive
+            assert not server.alive and not client.ready() and not client.probe(5).ok
     finally:
         server.close()
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -10,8 +14,11 @@ import httpx
 import pytest
 
 from quarterdeck.artifacts.store import ArtifactStore
+from quarterdeck.specs.protocol import ResolvedAsset
+from quarterdeck_workers.engine.builtin_server import EngineArguments
 from quarterdeck_workers.engine.loading import load
-from quarterdeck_workers.engine.serve import EngineArguments, local_folder
+from quarterdeck_workers.engine.model_files import local_folder, make_room
+from quarterdeck_workers.engine.start_progress import StartProgress
 
 
 def test_a_replica_reports_serves_drains_and_ends(
@@ -22,7 +29,11 @@ def test_a_replica_reports_serves_drains_and_ends(
         endpoint = replica.endpoint()
         assert endpoint["probed"] and endpoint["models"] == ["chat"]
         phases = [message["message"] for message in replica.of("phase")]
-        assert phases[0] == "loading tiny@1" and "probing" in phases
+        assert phases[0].startswith("loading weights") and "probing" in phases
+        (started,) = replica.of("event")
+        assert started["event"] == "replica.started"
+        assert {"weights", "probe"} <= set(started["data"]["seconds"])
+        assert started["data"]["weights_bytes"] > 0
         assert [m["running"] for m in replica.of("phase")][-1] is True
         body = {"model": "chat", "prompt": "the", "ignore_eos": True, "stream": True}
         pieces: list[str] = []
@@ -47,7 +58,7 @@ def test_a_replica_reports_serves_drains_and_ends(
         assert pieces[-2] == "data: [DONE]"
         assert replica.process.wait(30) == 0
         assert any("draining" in m["message"] for m in replica.of("phase"))
-        assert not replica.of("event")
+        assert len(replica.of("event")) == 1
     finally:
         replica.close()
 
@@ -59,6 +70,8 @@ def test_a_missing_model_fails_by_name(replicas: ModuleType, tmp_path: Path) -> 
         assert replica.process.returncode == 1
         assert "FileNotFoundError" in errors and "absent" in errors
         assert not replica.of("endpoint")
+        (failure,) = replica.of("failure")
+        assert failure["reason"] == "ModelMissing" and failure["blame"] == "data"
     finally:
         replica.close()
 
@@ -85,11 +98,36 @@ def test_a_context_longer_than_the_model_is_refused(model_folder: Path) -> None:
     assert EngineArguments(max_model_len=64).limits(loaded).max_model_len == 64
 
 
-def test_a_model_of_a_remote_store_is_copied_to_the_node(
+def asset(uri: str, digest: str) -> ResolvedAsset:
+    return ResolvedAsset(kind="model", name="tiny", version=1, digest=digest, uri=uri)
+
+
+def test_a_remote_model_is_copied_to_the_node_once_for_all_runs(
     model_folder: Path, tmp_path: Path
 ) -> None:
     store = ArtifactStore("memory://models/tiny")
     store.put_folder(model_folder)
-    folder = local_folder("memory://models/tiny", {}, tmp_path)
-    assert folder.is_relative_to(tmp_path)
+    remote = asset("memory://models/tiny", "sha256:" + "a" * 64)
+    said: list[str] = []
+    progress = StartProgress(said.append, time.monotonic)
+    folder = local_folder(remote, {}, tmp_path / "work" / "run-1", progress)
+    assert folder.is_relative_to(tmp_path / "models") and said
     assert load(folder, device="cpu").context_length == 128
+    mark = folder / "mark"
+    mark.touch()
+    again = local_folder(remote, {}, tmp_path / "work" / "run-2", progress)
+    assert again == folder and mark.exists()  # not fetched a second time
+    own = local_folder(asset(remote.uri, "-"), {}, tmp_path / "work" / "run-3", progress)
+    assert own.is_relative_to(tmp_path / "work" / "run-3")
+
+
+def test_room_is_made_of_copies_that_nobody_uses(tmp_path: Path) -> None:
+    for age, name in enumerate(("used", "old", "new")):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (age, age))
+    held = os.open(tmp_path / "used.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    assert make_room(tmp_path, 0) == [] or shutil.disk_usage(tmp_path).free < 2**30
+    assert make_room(tmp_path, 2**60) == ["old", "new"]
+    assert (tmp_path / "used").is_dir()
+    os.close(held)

@@ -147,7 +147,13 @@ def test_one_rank_kinds_say_so() -> None:
 
 def test_a_replica_takes_a_slot_per_degree() -> None:
     service = DOCUMENT.validate_python(
-        {"kind": "service", "name": "a", "model": "m", "parallelism": {"tensor": 2, "pipeline": 3}}
+        {
+            "kind": "service",
+            "engine": "vllm",
+            "name": "a",
+            "model": "m",
+            "parallelism": {"tensor": 2, "pipeline": 3},
+        }
     )
     assert isinstance(service, ServiceSpec) and service.rank_count == 6
 

@@ -1,7 +1,8 @@
 """The builtin engine: continuous batching on transformers, one thread, one step at a time.
 
 Between two decoding steps the loop lets cancelled sequences go and admits waiting ones in order
-of arrival; each prompt is computed alone, then joins the batch. One thread touches the model.
+of arrival; each prompt is computed alone, then joins the batch. Embeddings take turns with the
+steps. One thread touches the model.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 
 from quarterdeck_workers.engine.batch import CacheBatch
+from quarterdeck_workers.engine.embedding import EmbeddingJob, EmbeddingQueue, pooled
 from quarterdeck_workers.engine.interface import (
     EngineBusy,
     EngineDead,
@@ -91,16 +93,18 @@ class _Ticket:
 
 
 class BuiltinEngine:
-    """See `interface.Engine` and `interface.WeightReceiver`."""
+    """See `interface.Engine`, `interface.Embedder` and `interface.WeightReceiver`."""
 
     def __init__(self, loaded: LoadedModel, limits: EngineLimits, metrics: EngineMetrics) -> None:
         self.max_model_len = limits.max_model_len
         self.vocabulary = loaded.vocabulary
+        self.embedding_width = int(loaded.model.get_input_embeddings().embedding_dim)
         self._loaded = loaded
         self._limits = limits
         self._metrics = metrics
         self._wake = threading.Condition()
         self._waiting: deque[_Sequence] = deque()
+        self._embeddings = EmbeddingQueue(limits.max_waiting)
         self._running: list[_Sequence] = []
         self._batch = CacheBatch(loaded.model)
         self._update: tuple[Path, Future[None]] | None = None
@@ -134,10 +138,7 @@ class BuiltinEngine:
             for request in sequences
         ]
         with self._wake:
-            if not self._thread.is_alive():
-                raise EngineDead("the engine's loop has ended")
-            if self._draining or self._stopping:
-                raise EngineDraining("this replica is being stopped", retry_after=1.0)
+            self._check_open()
             if len(self._waiting) + len(new) > self._limits.max_waiting:
                 raise EngineBusy(
                     f"{len(self._waiting)} sequences wait already and {len(new)} more do not fit "
@@ -148,6 +149,25 @@ class BuiltinEngine:
             self._metrics.waiting.set(len(self._waiting))
             self._wake.notify()
         return ticket
+
+    def embed(self, prompts: list[tuple[int, ...]]) -> Future[list[list[float]]]:
+        """See `interface.Embedder`."""
+        job = EmbeddingJob(prompts)
+        with self._wake:
+            self._check_open()
+            if not self._embeddings.put(job):
+                raise EngineBusy(
+                    f"{self._embeddings.most} requests for embeddings wait already",
+                    retry_after=1.0,
+                )
+            self._wake.notify()
+        return job.future
+
+    def _check_open(self) -> None:
+        if not self._thread.is_alive():
+            raise EngineDead("the engine's loop has ended")
+        if self._draining or self._stopping:
+            raise EngineDraining("this replica is being stopped", retry_after=1.0)
 
     def stats(self) -> EngineStats:
         """Sequences running and waiting, tokens generated."""
@@ -188,7 +208,10 @@ class BuiltinEngine:
         with torch.inference_mode():
             while True:
                 with self._wake:
-                    while not (self._running or self._waiting or self._update or self._stopping):
+                    while not (
+                        self._running or self._waiting or self._embeddings or self._update
+                        or self._stopping
+                    ):  # fmt: skip
                         self._wake.wait()
                     if self._stopping:
                         break
@@ -210,6 +233,9 @@ class BuiltinEngine:
             self._waiting.clear()
             self._running = []
             update, self._update = self._update, None
+            jobs = self._embeddings.clear()
+        for job in jobs:
+            job.fail(EngineDead("the engine stopped before the embeddings were computed"))
         if update is not None:
             update[1].set_exception(EngineDead("the engine stopped before the weights changed"))
         for sequence in left:
@@ -221,11 +247,31 @@ class BuiltinEngine:
             self._admit()
         elif not self._running:
             self._apply_update()
+        self._embed()
         if self._running:
             logits = self._batch.step([sequence.tokens[-1] for sequence in self._running])
             self._take(self._running, logits)
         self._metrics.running.set(len(self._running))
         self._metrics.waiting.set(len(self._waiting))
+        held = len(self._running) * self._batch.columns
+        self._metrics.cache_usage.set(held / self._limits.cache_tokens)
+
+    def _embed(self) -> None:
+        with self._wake:
+            taken = self._embeddings.take(self._limits.max_prompt_tokens_per_step)
+        if taken is None:
+            return
+        job, prompts = taken
+        try:
+            job.add(pooled(self._loaded.model, prompts))
+        except Exception as error:  # it is this request's alone: the batch goes on
+            _log.exception("embeddings failed")
+            job.fail(error)
+        self._metrics.prompt_tokens.inc(sum(len(prompt) for prompt in prompts))
+        self._metrics.embeddings.inc(len(prompts))
+        if job.left and not job.future.done():
+            with self._wake:
+                self._embeddings.put_back(job)
 
     def _admit(self) -> None:
         budget = self._limits.max_prompt_tokens_per_step

@@ -1,13 +1,14 @@
 """What an HTTP surface needs of an engine, whatever generates the tokens.
 
 An engine takes whole sequences (token ids and how to sample) and calls a sink for each token
-from its own thread. Two abilities are optional and have protocols of their own: taking new
-weights between steps, and telling which prompt blocks its key-value cache holds.
+from its own thread. Further abilities are optional and have protocols of their own: embeddings,
+taking new weights between steps, and telling which prompt blocks its key-value cache holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -130,6 +131,18 @@ class Engine(Protocol):
 
     def stop(self) -> None:
         """End the loop; sequences that still run finish with `cancelled`."""
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """An engine that tells what texts mean, as vectors."""
+
+    embedding_width: int
+
+    def embed(self, prompts: list[tuple[int, ...]]) -> Future[list[list[float]]]:
+        """Queue one request: a vector of length 1 and `embedding_width` numbers for each prompt
+        (token ids). Raises EngineBusy, EngineDraining or EngineDead; cancelling the future gives
+        the request up."""
 
 
 @runtime_checkable

@@ -38,15 +38,15 @@ class LoadedModel:
     context_length: int
     vocabulary: int
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a prompt, with the special tokens that the tokenizer adds to texts."""
-        return list(self.encoder(text)["input_ids"])
+        return list(self.encoder(text, add_special_tokens=special)["input_ids"])
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens; special ones are left out."""
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Text of tokens; special ones are left out unless `special`."""
         return str(
             self.decoder.decode(
-                list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                list(tokens), skip_special_tokens=not special, clean_up_tokenization_spaces=False
             )
         )
 
@@ -58,7 +58,9 @@ class LoadedModel:
     def has_chat_template(self) -> bool:
         return bool(self.encoder.chat_template)
 
-    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+    def encode_chat(
+        self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True
+    ) -> list[int]:
         """Token ids of a conversation up to where the assistant speaks. Raises ValueError where
         the model's own template refuses the conversation."""
         import jinja2
@@ -66,8 +68,9 @@ class LoadedModel:
         template = None if self.has_chat_template else FALLBACK_TEMPLATE
         try:
             text = self.encoder.apply_chat_template(
-                messages, chat_template=template, add_generation_prompt=True, tokenize=False
-            )
+                messages, chat_template=template, tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )  # fmt: skip
         except jinja2.TemplateError as error:
             raise ValueError(f"the model's chat template refuses the messages: {error}") from error
         # Templates write their special tokens themselves; the fallback has none to write.

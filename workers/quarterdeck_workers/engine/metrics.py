@@ -29,6 +29,11 @@ class EngineMetrics:
             "Sequences waiting for a place in the batch",
             registry=self.registry,
         )
+        self.cache_usage = Gauge(
+            "quarterdeck_engine_kv_cache_usage_ratio",
+            "Share of the key-value cache's token places that are held, 0 to 1",
+            registry=self.registry,
+        )
         self.prompt_tokens = Counter(
             "quarterdeck_engine_prompt_tokens_total",
             "Prompt tokens computed",
@@ -37,6 +42,11 @@ class EngineMetrics:
         self.generated_tokens = Counter(
             "quarterdeck_engine_generated_tokens_total",
             "Tokens generated",
+            registry=self.registry,
+        )
+        self.embeddings = Counter(
+            "quarterdeck_engine_embeddings_total",
+            "Inputs whose embedding was computed",
             registry=self.registry,
         )
         self.first_token = Histogram(

@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from quarterdeck_workers.engine.api_errors import ApiError
 from quarterdeck_workers.engine.interface import TokenEvent, TokenLogprob
 
 TokenText = Callable[[int], str]
 DONE = b"data: [DONE]\n\n"
 
 
-def sse(payload: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return (
-        b"data: "
-        + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
-        + (b"\n\n")
-    )
+def sse(payload: dict[str, Any], event: str = "") -> bytes:
+    """One server-sent event, with a name where its surface has names."""
+    name = f"event: {event}\n".encode() if event else b""
+    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+    return name + b"data: " + text + b"\n\n"
 
 
 @dataclass
@@ -35,7 +34,8 @@ class _Choice:
 class Answer:
     """Collects what one request generates and writes it in OpenAI's shapes.
 
-    `chat` chooses between the two surfaces; `logprobs` says whether the client asked for them.
+    `chat` chooses between the two surfaces; `logprobs` and `include_usage` (of a stream) say
+    whether the client asked for them.
     """
 
     def __init__(
@@ -47,8 +47,10 @@ class Answer:
         *,
         chat: bool,
         logprobs: bool,
+        include_usage: bool = False,
     ) -> None:
         self._chat = chat
+        self._include_usage = include_usage
         self._logprobs = logprobs
         self._token_text = token_text
         self._prompt_tokens = prompt_tokens
@@ -73,8 +75,26 @@ class Answer:
             "total_tokens": self._prompt_tokens + self.generated,
         }
 
-    def add(self, event: TokenEvent) -> list[dict[str, Any]]:
-        """Take an event in; the chunks that a stream sends for it, none where nothing shows."""
+    def add(self, event: TokenEvent) -> list[bytes]:
+        """Take an event in; what a stream sends for it, nothing where nothing shows."""
+        chunks = self._chunks(event)
+        if self._include_usage:
+            chunks = [{**chunk, "usage": None} for chunk in chunks]
+        return [sse(chunk) for chunk in chunks]
+
+    def closing(self) -> Iterator[bytes]:
+        """The end of a stream, with what `include_usage` asked for."""
+        if self._include_usage:
+            yield sse(
+                {**self._head, "object": self._object(True), "choices": [], "usage": self.usage()}
+            )
+        yield DONE
+
+    def broken(self, error: ApiError) -> Iterator[bytes]:
+        """The end of a stream that fails."""
+        yield sse(error.body)
+
+    def _chunks(self, event: TokenEvent) -> list[dict[str, Any]]:
         choice = self._choices[event.index]
         offset = len(choice.text)
         choice.text += event.text
@@ -98,10 +118,6 @@ class Answer:
                 body = {"text": event.text}
             chunks.append(self._chunk(event.index, body, logprobs, event.finish_reason))
         return chunks
-
-    def usage_chunk(self) -> dict[str, Any]:
-        """The last chunk of a stream with `include_usage`."""
-        return {**self._head, "object": self._object(True), "choices": [], "usage": self.usage()}
 
     def whole(self) -> dict[str, Any]:
         """The answer of a request that does not stream."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
+from quarterdeck_workers.engine.api_errors import ApiError
 from quarterdeck_workers.engine.interface import Sampling
 
 MAX_CHOICES = 128
@@ -19,32 +20,58 @@ MAX_ALTERNATIVES = 20
 _COMPLETION_TOKENS = 16  # OpenAI's default of /v1/completions
 
 
-class ApiError(Exception):
-    """Answers `{"error": {message, type, param, code}}` with a status."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        code: str | None = None,
-        param: str | None = None,
-        type_: str = "invalid_request_error",
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.retry_after = retry_after
-        self.body = {"error": {"message": message, "type": type_, "param": param, "code": code}}
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "logit_bias": ({},),
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "repetition_penalty": (1, 1.0),
+    "min_p": (0, 0.0),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "prompt_logprobs": (),
+    "truncate_prompt_tokens": (),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": ([],),
+    "guided_grammar": (),
+}
+"""Fields of OpenAI's and of servers like it that change an answer, with values that do not."""
 
 
 class StreamOptions(BaseModel):
+    """What a stream tells beside the text."""
+
+    model_config = ConfigDict(extra="forbid")
+
     include_usage: StrictBool = False
+    include_obfuscation: StrictBool | None = None
+    """Padding against eavesdroppers on the length of tokens: means nothing where there is none."""
 
 
-class _Request(BaseModel):
+class Body(BaseModel):
+    """What every request's body has in common."""
+
     model_config = ConfigDict(extra="allow", protected_namespaces=(), allow_inf_nan=False)
 
+    def refuse(self, neutral: dict[str, tuple[Any, ...]]) -> None:
+        """Refuse fields that are not implemented, unless they hold a value without effect."""
+        for name, values in neutral.items():
+            value = (self.model_extra or {}).get(name)
+            if value is not None and value not in values:
+                raise ApiError(
+                    400,
+                    f"{name}: {str(value)[:100]!r} is not supported by this engine: leave it out",
+                    param=name,
+                    code="unsupported_parameter",
+                )
+
+
+class _Request(Body):
     model: str
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -58,6 +85,11 @@ class _Request(BaseModel):
     ignore_eos: StrictBool = False
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
+
+    def check_stream(self) -> None:
+        """Raises ApiError 400 for options of a stream that was not asked for."""
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(400, "stream_options: needs stream: true", param="stream_options")
 
     def stops(self) -> tuple[str, ...]:
         """Stop strings, checked."""
@@ -91,18 +123,6 @@ class _Request(BaseModel):
             logprobs=logprobs,
         )
 
-    def refuse(self, neutral: dict[str, tuple[Any, ...]]) -> None:
-        """Refuse fields that are not implemented, unless they hold a value without effect."""
-        for name, values in neutral.items():
-            value = (self.model_extra or {}).get(name)
-            if value is not None and value not in values:
-                raise ApiError(
-                    400,
-                    f"{name}: {str(value)[:100]!r} is not supported by this engine: leave it out",
-                    param=name,
-                    code="unsupported_parameter",
-                )
-
 
 class CompletionRequest(_Request):
     """POST /v1/completions."""
@@ -112,9 +132,11 @@ class CompletionRequest(_Request):
 
     def check(self) -> None:
         """Refuse what this engine does not do."""
+        self.check_stream()
         self.refuse(
-            {"echo": (False,), "best_of": (1, self.n), "suffix": ("",), "logit_bias": ({},)}
-        )
+            {"echo": (False,), "best_of": (1, self.n), "suffix": ("",),
+             "response_format": ({"type": "text"},), **_UNSUPPORTED}
+        )  # fmt: skip
 
     def prompts(self) -> list[str | list[int]]:
         """Each prompt as text or as token ids."""
@@ -135,16 +157,21 @@ class TextPart(BaseModel):
     text: str
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Body):
+    """One turn of a conversation."""
+
     role: Annotated[str, Field(min_length=1, max_length=64)]
     content: str | list[TextPart] | None = None
 
     def plain(self) -> dict[str, str]:
-        """The message as templates expect it."""
+        """The message as templates expect it. Raises ApiError 400 for what it cannot tell."""
+        self.refuse({name: ([], {}) for name in ("tool_calls", "function_call", "audio", "images")})
         content = self.content
         if isinstance(content, list):
             content = "".join(part.text for part in content)
-        return {"role": self.role, "content": content or ""}
+        # OpenAI's newer name for the same role, which templates do not know.
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": content or ""}
 
 
 class ChatRequest(_Request):
@@ -157,15 +184,26 @@ class ChatRequest(_Request):
 
     def check(self) -> None:
         """Refuse what this engine does not do."""
+        self.check_stream()
         self.refuse(
             {
                 "tools": ([],),
                 "functions": ([],),
                 "tool_choice": ("none", "auto"),
+                "function_call": ("none", "auto"),
                 "response_format": ({"type": "text"},),
-                "logit_bias": ({},),
                 "audio": (),
                 "modalities": (["text"],),
+                "web_search_options": (),
+                "echo": (False,),
+                "continue_final_message": (False,),
+                "add_generation_prompt": (True,),
+                "chat_template": (),
+                "chat_template_kwargs": ({},),
+                "documents": ([],),
+                "store": (False,),
+                "reasoning_effort": ("none",),
+                **_UNSUPPORTED,
             }
         )
         if self.top_logprobs and not self.logprobs:
@@ -176,7 +214,7 @@ class ChatRequest(_Request):
         return self.max_completion_tokens or self.max_tokens or max(room, 1)
 
 
-_Kind = TypeVar("_Kind", bound=_Request)
+_Kind = TypeVar("_Kind", bound=Body)
 
 
 def parse(kind: type[_Kind], body: bytes) -> _Kind:

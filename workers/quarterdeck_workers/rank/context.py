@@ -119,13 +119,17 @@ class RankContext:
         """A fact worth keeping with the job's events."""
         self._send("event", event=type_, message=message, data=data)
 
-    def endpoint(self, url: str, *, probed: bool, models: list[str], in_flight: int = 0) -> None:
-        """Where this engine answers; `probed` after a token was really generated."""
-        self._send("endpoint", url=url, probed=probed, models=models, in_flight=in_flight)
+    def endpoint(
+        self, url: str, *, probed: bool, models: list[str], in_flight: int = 0, **state: Any
+    ) -> None:
+        """Where this engine answers; `probed` after a token was really generated. `state` has
+        further fields of `specs.protocol.Endpoint`."""
+        self._send("endpoint", url=url, probed=probed, models=models, in_flight=in_flight, **state)
 
-    def failure(self, message: str, traceback: str, blame: str) -> None:
-        """The failure that ends this process; the first one of the gang is the run's."""
-        self._send("failure", message=message, traceback=traceback, blame=blame)
+    def failure(self, message: str, traceback: str, blame: str, *, reason: str = "") -> None:
+        """The failure that ends this process; the first one of the gang is the run's. `reason` is
+        its kind in one word, as in `specs.protocol.Failure`."""
+        self._send("failure", message=message, traceback=traceback, blame=blame, reason=reason)
 
 
 def environment_for(

@@ -31,12 +31,14 @@ class RankFailure:
     signal: int | None = None
     explained: bool = False
     """The process said it itself; not only its exit tells."""
+    reason: str = ""
+    """Its kind, where it is known: see `specs.protocol.Failure`."""
 
     def report(self, stacks: dict[int, str] | None = None) -> Failure:
         """As the control plane hears it."""
         return Failure(
             rank=self.rank, blame=self.blame, message=self.message, traceback=self.traceback,
-            exit_code=self.exit_code, signal=self.signal, stacks=stacks or {},
+            exit_code=self.exit_code, signal=self.signal, stacks=stacks or {}, reason=self.reason,
         )  # fmt: skip
 
 

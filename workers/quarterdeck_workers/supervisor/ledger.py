@@ -177,19 +177,19 @@ class Ledger:
     def _on_endpoint(self, rank: RankRecord, message: dict[str, Any], now: float) -> None:
         self._sign(now)
         fresh = self.endpoint is None
-        self.endpoint = Endpoint.model_validate(
-            {name: message[name] for name in ("url", "probed", "models", "in_flight")}
-        )
+        healthy = self.endpoint is None or self.endpoint.healthy
+        self.endpoint = Endpoint.model_validate(message)
         self.endpoint_at = now
         self.running = True
         self.goodput.working(now)
-        self.urgent = self.urgent or fresh
+        self.urgent = self.urgent or fresh or self.endpoint.healthy is not healthy
 
     def _on_failure(self, rank: RankRecord, message: dict[str, Any], now: float) -> None:
         self.fail(
             RankFailure(
                 rank.placement.rank, float(message["at"]), message["blame"],
                 str(message["message"]), str(message["traceback"]), explained=True,
+                reason=str(message.get("reason", "")),
             )
         )  # fmt: skip
 
@@ -284,7 +284,7 @@ class Ledger:
             started = any(rank.pid for rank in self.ranks.values())
             return "loading" if started else "starting"
         fresh = now - self.endpoint_at <= ENDPOINT_FRESH_SECONDS
-        return "ready" if fresh else "unhealthy"
+        return "ready" if fresh and self.endpoint.healthy else "unhealthy"
 
     def close(self, phase: RunPhase) -> None:
         """The run ended as `phase`: what no checkpoint has is kept only by a success, and what a
