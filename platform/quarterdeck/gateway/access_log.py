@@ -47,6 +47,8 @@ class Record:
     trace_id: str = ""
     replicas: list[str] = field(default_factory=list)
     """Every replica that was tried, in order."""
+    explanation: bytes = b""
+    """Why this replica, for who asked; not in the line."""
 
 
 def line(record: Record, now: float) -> str:
@@ -57,6 +59,7 @@ def line(record: Record, now: float) -> str:
         told = round(value, 4) if type(value) is float else value
         if told or name == "status":
             shown[name] = told
+    shown.pop("explanation", None)
     if len(record.replicas) < 2:
         shown.pop("replicas", None)
     return _encode(shown)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
+from quarterdeck.gateway import explain
 from quarterdeck.gateway.access_log import Record
 from quarterdeck.gateway.admission import Admission
 from quarterdeck.gateway.asgi import (
@@ -145,6 +146,7 @@ class Inference:
             began=began,
             traceparent=trace.header,
             asked=parsed,
+            explain=explain.wanted(scope.get("query_string", b""), key),
         )
         if not limited(key):
             record.status = await while_there(

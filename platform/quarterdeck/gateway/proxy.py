@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+from quarterdeck.gateway import explain
 from quarterdeck.gateway.access_log import Record
 from quarterdeck.gateway.asgi import ClientGone, Headers, Send
 from quarterdeck.gateway.errors import ApiError, timed_out, unavailable
@@ -20,7 +21,7 @@ from quarterdeck.gateway.route_request import route_request
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.upstream import Answer, Upstream
 from quarterdeck.gateway.usage import Usage
-from quarterdeck.routing.replicas import Refusal, ReplicaView
+from quarterdeck.routing.replicas import Refusal, ReplicaView, RouteRequest
 from quarterdeck.routing.retries import RETRYABLE_STATUSES, RetryBudget
 from quarterdeck.specs.gateway_snapshot import ServiceRoute
 
@@ -50,6 +51,7 @@ class Call:
     began: float
     traceparent: str = ""
     asked: Mapping[str, Any] = field(default_factory=dict)
+    explain: bool = False
 
     def with_body(self, body: bytes) -> Call:
         """The same call with another body."""
@@ -94,8 +96,7 @@ class Proxy:
         with self._fleet.request():
             while True:
                 request = replace(untried, tried=frozenset(tried)) if tried else untried
-                policy = self._fleet.policy(route)
-                replica = policy.choose(request, self._fleet.views(route), self._random)
+                replica = self._choose(route, request, call, len(tried) + 1)
                 if isinstance(replica, Refusal):
                     return await self._give_up(route, failure, replica, send)
                 if tried:
@@ -113,6 +114,16 @@ class Proxy:
                     attempt=len(tried), active=self._fleet.active, retrying=self._fleet.retrying
                 ):
                     return await self._give_up(route, failure, None, send)
+
+    def _choose(
+        self, route: ServiceRoute, request: RouteRequest, call: Call, attempt: int
+    ) -> ReplicaView | Refusal:
+        policy, views = self._fleet.policy(route), self._fleet.views(route)
+        if not call.explain:
+            return policy.choose(request, views, self._random)
+        choice = policy.explain(request, views, self._random)
+        call.record.explanation = explain.told(choice, attempt)
+        return choice.chosen
 
     async def _give_up(
         self, route: ServiceRoute, failure: _Failure | None, refusal: Refusal | None, send: Send
@@ -205,7 +216,10 @@ class Proxy:
         deadline: float,
         send: Send,
     ) -> None:
-        await self._send_start(send, answer.status, _headers_of(answer, replica))
+        headers = _headers_of(answer, replica)
+        if call.record.explanation:
+            headers.append((explain.HEADER, call.record.explanation))
+        await self._send_start(send, answer.status, headers)
         if relay is None and answer.read_whole:
             usage.push(piece)
             self._fleet.record(

@@ -302,3 +302,26 @@ def test_a_priority_that_is_none_is_refused(
         headers = {"x-quarterdeck-priority": priority}
         answer = client.post("/v1/completions", json=BODY, headers=headers)
     assert answer.status_code == 400 and "priority" in answer.json()["error"]["message"]
+
+
+def test_operators_may_ask_why_this_replica(
+    api: Any, gateways: Any, kit: Any, scripted: Any
+) -> None:
+    replica = scripted("run-1", lambda n: [kit.whole(USAGE)])
+    away = replica.endpoint().model_copy(update={"run_id": "run-2", "ready": False})
+    api.publish(kit.route("chat", replica.endpoint(), away))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    with gateway.client(kit.ALL_KEY) as client:
+        answer = client.post("/v1/completions?explain=1", json=BODY)
+        plain = client.post("/v1/completions?explain=0", json=BODY)
+    told = json.loads(answer.headers["x-quarterdeck-explain"])
+    assert (told["policy"], told["chosen"], told["attempt"]) == ("power_of_two", "run-1", 1)
+    assert told["why"]
+    scored, left_out = told["replicas"]
+    assert scored["replica"] == "run-1" and "score" in scored
+    assert left_out["replica"] == "run-2" and "ready" in left_out["left_out"]
+    assert answer.status_code == 200 and "x-quarterdeck-explain" not in plain.headers
+    with gateway.client() as client:
+        denied = client.post("/v1/completions?explain=1", json=BODY)
+    assert (denied.status_code, code_of(denied)) == (403, "access_denied")
