@@ -44,7 +44,10 @@ def _routes(services: list[Routed]) -> list[ServiceRoute]:
     for routed in services:
         service = routed.service
         removed = service.desired == "stop"
-        endpoints = [_endpoint(run, removed) for run in routed.replicas]
+        weights = (service.spec.get("routing") or {}).get("weights") or {}
+        endpoints = [
+            _endpoint(run, removed, weights.get(run.cluster, 1)) for run in routed.replicas
+        ]
         known = routes.get((service.project, service.name))
         routes[(service.project, service.name)] = ServiceRoute(
             name=service.name,
@@ -78,12 +81,12 @@ def _batch(spec: dict[str, Any]) -> int:
     return int(asked) if asked else BATCHES.get(str(spec.get("engine")), _OTHER_BATCH)
 
 
-def _endpoint(run: RunRow, removed: bool) -> EngineEndpoint:
+def _endpoint(run: RunRow, removed: bool, weight: int) -> EngineEndpoint:
     endpoint = run.endpoint or {}
     draining = removed or run.phase in _LEAVING or run.order != "continue"
     ready = run.phase == "ready" and bool(endpoint.get("probed")) and not draining
     return EngineEndpoint(
-        run_id=run.id, url=endpoint.get("url", ""), ready=ready, draining=draining
+        run_id=run.id, url=endpoint.get("url", ""), ready=ready, draining=draining, weight=weight
     )
 
 

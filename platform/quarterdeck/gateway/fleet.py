@@ -80,7 +80,9 @@ class Fleet:
             for endpoint in route.endpoints:
                 replica = self._replicas.get(endpoint.run_id) or _Replica(key)
                 replica.url = endpoint.url
-                if endpoint.ready and replica.ready_since is None:
+                if not endpoint.ready:
+                    replica.ready_since = None
+                elif replica.ready_since is None:
                     # Those that this gateway finds ready at its own start are not new.
                     replica.ready_since = now if self._heard else _LONG_AGO
                 replicas[endpoint.run_id] = replica

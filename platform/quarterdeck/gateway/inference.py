@@ -28,6 +28,7 @@ from quarterdeck.gateway.limits import Limits, limited
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.gateway.mirror import Mirror
 from quarterdeck.gateway.proxy import Call, Proxy
+from quarterdeck.gateway.route_request import engine_model
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.surface import Endpoint, guessed_tokens
 from quarterdeck.gateway.tracing import trace_of
@@ -137,10 +138,11 @@ class Inference:
         trace = trace_of(fields.get(b"traceparent"), self._random)
         record.trace_id = trace.trace_id
         record.stream = parsed.get("stream") is True
+        name = engine_model(route, scope["headers"])
         call = Call(
             path=endpoint.path,
             headers=scope["headers"],
-            body=body if model == route.name else _renamed(parsed, route),
+            body=body if model == name else _renamed(parsed, name),
             stream=record.stream,
             record=record,
             began=began,
@@ -176,7 +178,8 @@ class Inference:
                 raise
             self._metrics.fallbacks.labels(route.project, route.name).inc()
             call.record.service, call.record.fallback = other.name, True
-            return await self._in_place(other, call.with_body(_renamed(parsed, other)), send)
+            name = engine_model(other, call.headers)
+            return await self._in_place(other, call.with_body(_renamed(parsed, name)), send)
 
     async def _in_place(self, route: ServiceRoute, call: Call, send: Send) -> int:
         record = call.record
@@ -199,8 +202,8 @@ async def _parse(body: bytes) -> dict[str, Any]:
     return parsed
 
 
-def _renamed(parsed: dict[str, Any], route: ServiceRoute) -> bytes:
-    return json.dumps({**parsed, "model": route.name}).encode()
+def _renamed(parsed: dict[str, Any], name: str) -> bytes:
+    return json.dumps({**parsed, "model": name}).encode()
 
 
 def _priority(value: bytes | None) -> int:

@@ -14,6 +14,7 @@ from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.gateway.proxy import Call, Proxy
+from quarterdeck.gateway.route_request import engine_model
 from quarterdeck.specs.gateway_snapshot import ServiceRoute
 
 _MOST = 64
@@ -40,7 +41,7 @@ class Mirror:
         if target is None or len(self._copies) >= _MOST:
             self._metrics.mirrored.labels(route.project, route.name, "dropped").inc()
             return
-        body = json.dumps({**parsed, "model": target.name}).encode()
+        body = json.dumps({**parsed, "model": engine_model(target, call.headers)}).encode()
         record = Record(call.record.request_id, call.path)
         copy = Call(call.path, call.headers, body, call.stream, record, call.began, asked=parsed)
         task = asyncio.ensure_future(self._send(route, target, copy))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from quarterdeck.routing.policies import READS_PROMPTS
 from quarterdeck.routing.replicas import RouteRequest
+from quarterdeck.specs.gateway_snapshot import ServiceRoute
 from quarterdeck.specs.routing import RoutingSettings
 
 LONGEST_PROMPT = 16 * 2**10
@@ -37,6 +38,12 @@ def route_request(
     if settings.policy in READS_PROMPTS:
         prompt, opening = _prompt(body)
     return RouteRequest(session=session, prompt=prompt, opening=opening, adapter=adapter)
+
+
+def engine_model(route: ServiceRoute, headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """The model name that its engines know: the adapter that a request asks for by header, else
+    the service's own."""
+    return _header(headers, route.routing.adapter_header) or route.name
 
 
 def _header(headers: Sequence[tuple[bytes, bytes]], name: str) -> str:

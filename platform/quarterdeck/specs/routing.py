@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from quarterdeck.specs.base import Message, Spec
+from quarterdeck.specs.base import Message, Name, Spec
 from quarterdeck.specs.units import Seconds
 
 PolicyName = Literal[
@@ -44,7 +44,8 @@ class Routing(Spec):
     LoRA adapter. `load_bound` is how far above the mean a replica's load may go for the sake of
     a session or a cold prefix. Under `prefix`, a cached prefix counts from `prefix_threshold` of
     the prompt on, and no longer once two replicas' loads differ by more than `imbalance` requests.
-    A newly ready replica gets its full share after `slow_start`.
+    A newly ready replica gets its full share after `slow_start`. `weights` are those of the
+    replicas on a cluster, by its name, where they are not 1.
     """
 
     policy: PolicyName = DEFAULT_POLICY
@@ -54,6 +55,7 @@ class Routing(Spec):
     prefix_threshold: float = Field(default=0.3, ge=0, le=1)
     imbalance: int = Field(default=64, ge=0, le=100_000)
     slow_start: Seconds = Field(default=10.0, ge=0, le=3600)
+    weights: dict[Name, Annotated[int, Field(ge=0, le=1000)]] = {}
 
 
 class RoutingSettings(Message):

@@ -289,7 +289,8 @@ def test_gateways_hear_at_once_how_a_service_routes(platform: Platform) -> None:
         "policy": "session", "session_header": "x-chat", "adapter_header": "x-adapter",
         "load_bound": 1.25, "prefix_threshold": 0.3, "imbalance": 64, "slow_start": 60.0,
     }  # fmt: skip
-    for wrong in ({"policy": "least-in-flight"}, {"load_bound": 1}, {"session_header": "cookie"}):
+    wrongs = ({"policy": "least-in-flight"}, {"load_bound": 1}, {"session_header": "cookie"})
+    for wrong in wrongs:
         answer = platform.admin.post("/apply", {"documents": [{**document, "routing": wrong}]})
         assert problem(answer) == "invalid_document"
         assert paths(answer) == [f"documents[0].routing.{next(iter(wrong))}"]
@@ -310,7 +311,7 @@ def test_a_run_key_ends_after_its_grace(placed: tuple[Platform, dict[str, Any]])
 
 def test_a_draining_replica_takes_no_traffic(platform: Platform) -> None:
     platform.agent.post("/agents/a/beat", agent_beat())
-    document = {"kind": "service", "name": "s", "model": "file:///model"}
+    document: dict[str, Any] = {"kind": "service", "name": "s", "model": "file:///model"}
     platform.admin.post("/apply", {"documents": [document]})
     start = start_of(platform)
     run = platform.admin.with_key(claim(platform, start).json()["run_key"])
@@ -327,6 +328,12 @@ def test_a_draining_replica_takes_no_traffic(platform: Platform) -> None:
         {"run_id": start["run_id"], "url": "http://10.0.0.1:9000", "ready": True,
          "draining": False, "weight": 1}
     ]  # fmt: skip
+    with platform.database.read() as session:
+        cluster = session.scalars(select(RunRow)).one().cluster
+    document["routing"] = {"policy": "weighted", "weights": {cluster: 3}}
+    platform.admin.post("/apply", {"documents": [document]})
+    told = platform.agent.get("/gateway/snapshot").json()["services"][0]
+    assert [one["weight"] for one in told["endpoints"]] == [3]
     replica = platform.admin.get("/services/s").json()["replicas"][0]
     assert replica["url"] == "http://10.0.0.1:9000" and replica["node_id"] == "node1"
     assert platform.admin.delete("/services/s").status_code == 204

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -105,3 +106,39 @@ def test_a_replica_that_answers_500_is_ejected_and_counted(
         'quarterdeck_gateway_ejections_total{project="default",reason="consecutive_errors",'
         'service="chat"} 1.0' in told
     )
+
+
+def test_an_adapter_is_what_the_engine_is_asked_for(
+    api: Any, gateways: Any, scripted: Any, kit: Any
+) -> None:
+    """Two replicas tell as vLLM does which adapters they have."""
+    replicas: dict[str, Any] = {}
+
+    def script(run: str, adapter: str) -> Callable[[int], list[Any]]:
+        told = f'vllm:lora_requests_info{{max_lora="1",running_lora_adapters="{adapter}"}} 1.0\n'
+
+        def pieces(number: int) -> list[Any]:
+            metrics = replicas[run].requests[number][0].startswith("GET /metrics ")
+            return [kit.whole(told.encode() if metrics else b"{}")]
+
+        return pieces
+
+    for run, adapter in (("run-0", "de"), ("run-1", "fr")):
+        replicas[run] = scripted(run, script(run, adapter))
+    gateway, _ = serve(api, kit, gateways, list(replicas.values()), "adapter")
+    with gateway.client() as client:
+
+        def asked() -> bool:
+            found = [set(homes(client, [BODY] * 4, **{"x-adapter": n})) for n in ("de", "fr")]
+            return found == [{"run-0"}, {"run-1"}]
+
+        kit.wait_until(asked, "adapters were not read")
+        plain = homes(client, [BODY])[0]
+    posts = [body for first, _, body in replicas[plain].requests if first.startswith("POST ")]
+    assert json.loads(posts[-1])["model"] == "chat"
+    models = [
+        json.loads(body)["model"]
+        for first, _, body in replicas["run-1"].requests
+        if first.startswith("POST ") and b"chat" not in body
+    ]
+    assert models[-4:] == ["fr"] * 4

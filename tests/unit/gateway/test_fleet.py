@@ -79,6 +79,7 @@ def test_only_replicas_that_become_ready_later_start_slowly() -> None:
     clock = Clock()
     fleet = Fleet(clock)
     fleet.apply(told(route("a")))
+    assert views(fleet, route("a"))["a"].ramp == 1.0
     fleet.apply(told(ServiceRoute(
         name="chat", project="p", model_version=None,
         endpoints=[*route("a").endpoints, *route("new", ready=False).endpoints],
@@ -88,6 +89,10 @@ def test_only_replicas_that_become_ready_later_start_slowly() -> None:
     fleet.apply(told(both))
     clock.now += 5
     assert {run: view.ramp for run, view in views(fleet, both).items()} == {"a": 1.0, "new": 0.5}
+    fleet.apply(told(route("a", "new", ready=False)))
+    clock.now += 60
+    fleet.apply(told(both))
+    assert [view.ramp for view in fleet.views(both)] == [0.1, 0.1]  # well again: caches are cold
     quick = route("a", "new", slow_start=0)
     fleet.apply(told(quick))
     assert views(fleet, quick)["new"].ramp == 1.0
