@@ -30,6 +30,7 @@ class Shape:
     apis: int = 1
     controllers: int = 1
     agents: int = 1
+    gateways: int = 1
     slots: int = 10
     node_ip: str = "127.0.0.9"
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Installation(Platform):
         super().__init__(Home(folder / ".quarterdeck"), options, self.said.append)
         self.shape = shape
         self.api_ports = [port, *(free_port() for _ in range(shape.apis - 1))]
+        self.gateway_ports = [gateway_port, *(free_port() for _ in range(shape.gateways - 1))]
         self.link = Link(HOST, 0, HOST, port)
         self.restart_database: Callable[[], None] = lambda: None
 
@@ -69,6 +71,7 @@ class Installation(Platform):
             "api": self.shape.apis,
             "controller": self.shape.controllers,
             "agent": self.shape.agents,
+            "gateway": self.shape.gateways,
         }.get(child.name, 1)
         copies = [child]
         for number in range(2, count + 1):
@@ -77,6 +80,9 @@ class Installation(Platform):
             if child.name == "api":
                 place = command.index("--port") + 1
                 command[place] = str(self.api_ports[number - 1])
+            if child.name == "gateway":
+                place = command.index("--port") + 1
+                command[place] = str(self.gateway_ports[number - 1])
             log = child.log.with_name(f"{name}.log")
             copies.append(Child(name, command, child.environment, log))
         return copies

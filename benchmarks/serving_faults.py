@@ -1,0 +1,203 @@
+"""Does a request fail while a service's parts are killed, stopped, rolled and lied to?
+
+Two gateways, a service of engines that misbehave when told to (`benchmarks.naughty_engine`), and
+clients that retry once, at the other gateway. Faults at random: SIGKILL and SIGSTOP of an engine,
+5xx, garbage, hang-ups and trickles of one, SIGKILL of a gateway; and in their time two rollouts,
+the way back from one, and the api stopped for a minute.
+
+    python -m benchmarks.serving_faults --quick      # a minute
+    python -m benchmarks.serving_faults              # 20 minutes
+
+Exit code 1 when a request that had not begun failed after its one retry, a stream ended without a
+word, or more than 1 % were refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+from benchmarks.harness import report
+from benchmarks.installation import Installation, Shape, installation
+from benchmarks.serving_load import Load
+from quarterdeck.client import QuarterdeckError
+from quarterdeck.client.config import read_key
+from quarterdeck.processes import chaos
+from quarterdeck.processes.chaos_targets import Target, targets
+
+MOODS = ("5xx", "garbage", "close", "trickle")
+KINDS = {"kill": 4, "stop": 2, "gateway": 2, **dict.fromkeys(MOODS, 1)}
+HELD_SECONDS = 20.0
+MOOD_SECONDS = 8.0
+REFUSED_SHARE = 0.01
+
+
+def service(mood: Path, replicas: int, revision: int) -> dict:
+    """The document; `revision` changes what runs."""
+    command = (
+        f"{sys.executable} -m benchmarks.naughty_engine --host {{host}} --port {{port}} "
+        f"--mood {mood}"
+    )
+    return {
+        "kind": "service", "name": "echo", "model": f"file://{mood.parent}", "engine": "command",
+        "command": command, "replicas": replicas, "env": {"REVISION": str(revision)},
+    }  # fmt: skip
+
+
+class Trouble:
+    """Makes faults until it is told to stop."""
+
+    def __init__(self, platform: Installation, mood: Path, every: float, seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self._platform = platform
+        self._mood = mood
+        self._every = every
+        self._random = random.Random(seed)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join(60)
+
+    def _work(self) -> None:
+        while not self._over.wait(self._every * self._random.uniform(0.5, 1.5)):
+            kind = self._random.choices(list(KINDS), list(KINDS.values()))[0]
+            if self._one(kind):
+                self.counts[kind] += 1
+                print(f"{time.strftime('%H:%M:%S')} {kind}", file=sys.stderr, flush=True)
+
+    def _one(self, kind: str) -> bool:
+        if kind in MOODS:
+            told = {"port": self._port(), "mood": kind, "until": time.time() + MOOD_SECONDS}
+            self._mood.write_text(json.dumps(told))
+            return True
+        found = [target for target in targets(self._platform.home) if self._hit(target, kind)]
+        if not found:
+            return False
+        target = self._random.choice(found)
+        if kind == "stop":
+            threading.Thread(target=chaos.hold, args=(target, HELD_SECONDS), daemon=True).start()
+            return True
+        return chaos.strike(target, signal.SIGKILL)
+
+    def _hit(self, target: Target, kind: str) -> bool:
+        wanted = "gateway" if kind == "gateway" else "rank"
+        return target.kind == wanted
+
+    def _port(self) -> int:
+        with self._platform.connect() as client:
+            urls = [each.url for each in client.services.get("echo").replicas if each.url]
+        return int(self._random.choice(urls).rpartition(":")[2]) if urls else -1
+
+
+def apart(platform: Installation, mood: Path, replicas: int, seconds: float) -> list[str]:
+    """The rollouts, the way back and the api's minute, each at its part of the time; returns
+    what was done."""
+    done = []
+    begun = time.monotonic()
+
+    def until(share: float) -> None:
+        time.sleep(max(0.0, begun + share * seconds - time.monotonic()))
+
+    with platform.connect() as client:
+        until(0.15)
+        client.apply([service(mood, replicas, 2)])
+        done.append("rollout")
+        until(0.4)
+        for target in targets(platform.home):
+            if target.kind == "api":
+                chaos.hold(target, min(60.0, seconds * 0.1))
+                done.append("api away")
+        until(0.6)
+        client.apply([service(mood, replicas, 3)])
+        done.append("rollout")
+        until(0.75)
+        try:
+            client.services.undo("echo")
+            done.append("rollback")
+        except QuarterdeckError as error:
+            print(f"undo: {error}", file=sys.stderr)
+        until(1.0)
+    return done
+
+
+def ready(platform: Installation, replicas: int, seconds: float) -> None:
+    """Wait for the service."""
+    deadline = time.monotonic() + seconds
+    with platform.connect() as client:
+        while client.services.get("echo").ready_replicas < replicas:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"not ready: {client.services.get('echo').message}")
+            time.sleep(0.5)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a minute")
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--every", type=float, default=8.0, help="seconds between faults")
+    parser.add_argument("--replicas", type=int, default=4)
+    parser.add_argument("--clients", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    if options.quick:
+        options.minutes = 1.0
+    shape = Shape(gateways=2, slots=3 * options.replicas, node_ip="127.0.0.13")
+    with tempfile.TemporaryDirectory(prefix="qd-serving-") as folder:
+        mood = Path(folder) / "mood.json"
+        mood.write_text("{}")
+        with installation(shape) as platform:
+            return run(platform, mood, options)
+
+
+def run(platform: Installation, mood: Path, options: argparse.Namespace) -> int:
+    with platform.connect() as client:
+        client.apply([service(mood, options.replicas, 1)])
+    ready(platform, options.replicas, 180)
+    load = Load(
+        [f"http://127.0.0.1:{port}" for port in platform.gateway_ports],
+        read_key(platform.home.admin_key), "echo", options.clients, options.seed,
+    )  # fmt: skip
+    trouble = Trouble(platform, mood, options.every, options.seed)
+    time.sleep(3)  # both gateways have heard of it
+    load.start()
+    trouble.start()
+    done = apart(platform, mood, options.replicas, options.minutes * 60)
+    trouble.stop()
+    mood.write_text("{}")
+    time.sleep(5)
+    load.stop()
+    counts = load.counts
+    for words in load.wrong[-40:]:
+        print(words, file=sys.stderr)
+    print(f"faults: {dict(trouble.counts)}; {', '.join(done)}")
+    print(f"requests: {dict(counts)}")
+    refused = counts["refused"] / max(1, counts["requests"])
+    report(
+        "serving_faults",
+        {
+            "requests": counts["requests"], "failed_before_first_byte": counts["failed"],
+            "refused_share": refused, "retried": counts["retried"],
+            "broken_streams": counts["broken"], "silent_streams": counts["silent"],
+            "faults": sum(trouble.counts.values()),
+        },
+    )  # fmt: skip
+    return int(bool(counts["failed"] or counts["silent"]) or refused > REFUSED_SHARE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

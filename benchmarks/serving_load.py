@@ -1,0 +1,92 @@
+"""Clients of a service over several gateways, as a careful SDK behaves: one retry, elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import aiohttp
+
+_FIRST_BYTE_SECONDS = 60.0
+_REFUSALS = (429, 503)
+
+
+@dataclass
+class Load:
+    """`clients` ask all the time until `stop`; half of the requests stream."""
+
+    urls: list[str]
+    key: str
+    model: str
+    clients: int
+    seed: int
+    pause: float = 0.2
+    counts: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    """What went wrong, in words, the first hundred."""
+
+    def start(self) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._work()), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more; what is under way ends."""
+        self._over.set()
+        self._thread.join(300)
+
+    async def _work(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_FIRST_BYTE_SECONDS)
+        async with aiohttp.ClientSession(
+            timeout=timeout, headers={"authorization": f"Bearer {self.key}"}
+        ) as session:
+            await asyncio.gather(*(self._client(session, n) for n in range(self.clients)))
+
+    async def _client(self, session: aiohttp.ClientSession, number: int) -> None:
+        draw = random.Random(self.seed * 1000 + number)
+        while not self._over.is_set():
+            stream = draw.random() < 0.5
+            urls = self.urls if draw.random() < 0.5 else list(reversed(self.urls))
+            self.counts["requests"] += 1
+            outcome = ""
+            for attempt, url in enumerate((urls * 2)[:2]):
+                outcome = await self._ask(session, url, stream)
+                if outcome in ("answered", "broken", "silent"):
+                    break
+                if attempt == 0:
+                    self.counts["retried"] += 1
+            self.counts[outcome] += 1
+            await asyncio.sleep(self.pause * draw.uniform(0.5, 1.5))
+
+    async def _ask(self, session: aiohttp.ClientSession, url: str, stream: bool) -> str:
+        """answered; broken (a stream that ended with an error event or with its connection);
+        silent (one that just ended); refused; failed."""
+        body = {"model": self.model, "prompt": "hello", "max_tokens": 20, "stream": stream}
+        begun = False
+        try:
+            async with session.post(f"{url}/v1/completions", json=body) as answer:
+                if answer.status in _REFUSALS:
+                    return self._note("refused", await answer.text())
+                if answer.status != 200:
+                    return self._note("failed", f"{answer.status} {await answer.text()}")
+                last = b""
+                async for piece in answer.content.iter_any():
+                    begun = True
+                    last = (last + piece)[-4096:]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            words = f"{type(error).__name__}: {error}"
+            return self._note("broken", words) if begun and stream else self._note("failed", words)
+        if not stream or b"data: [DONE]" in last:
+            return "answered"
+        if b'data: {"error"' in last:
+            return self._note("broken", last.decode(errors="replace")[-200:])
+        return self._note("silent", last.decode(errors="replace")[-200:])
+
+    def _note(self, outcome: str, words: str) -> str:
+        if len(self.wrong) < 100:
+            self.wrong.append(f"{time.strftime('%H:%M:%S')} {outcome}: {words[:200]}")
+        return outcome
