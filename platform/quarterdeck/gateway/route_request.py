@@ -34,10 +34,9 @@ def route_request(
         )
     if settings.policy == "adapter":
         adapter = _header(headers, settings.adapter_header)
-    prompt = opening = ""
     if settings.policy in READS_PROMPTS:
-        prompt, opening = _prompt(body)
-    return RouteRequest(session=session, prompt=prompt, opening=opening, adapter=adapter)
+        return _prompt(body)
+    return RouteRequest(session=session, adapter=adapter)
 
 
 def engine_model(route: ServiceRoute, headers: Sequence[tuple[bytes, bytes]]) -> str:
@@ -58,8 +57,7 @@ def _text(value: object) -> str:
     return value[:LONGEST_KEY] if isinstance(value, str) else ""
 
 
-def _prompt(body: Mapping[str, object]) -> tuple[str, str]:
-    """The beginning of the text, and of that what all turns of the conversation share."""
+def _prompt(body: Mapping[str, object]) -> RouteRequest:
     messages = body.get("messages")
     if messages is None and isinstance(body.get("input"), list):
         messages = body["input"]  # /v1/responses
@@ -69,12 +67,12 @@ def _prompt(body: Mapping[str, object]) -> tuple[str, str]:
     if isinstance(prompt, list):
         prompt = prompt[0] if prompt and isinstance(prompt[0], str) else _tokens(prompt)
     if not isinstance(prompt, str):
-        return "", ""
+        return RouteRequest()
     prompt = prompt[:LONGEST_PROMPT]
-    return prompt, prompt[:_OPENING]
+    return RouteRequest(prompt=prompt, opening=prompt[:_OPENING], own_after=len(prompt))
 
 
-def _conversation(messages: list[object], instructions: object) -> tuple[str, str]:
+def _conversation(messages: list[object], instructions: object) -> RouteRequest:
     pieces: list[str] = []
     length, opening = 0, None
     if isinstance(instructions, str):
@@ -92,7 +90,8 @@ def _conversation(messages: list[object], instructions: object) -> tuple[str, st
         if length >= LONGEST_PROMPT:
             break
     text = "".join(pieces)[:LONGEST_PROMPT]
-    return text, text[:opening]
+    # Through the first user message; what comes after is this conversation's own.
+    return RouteRequest(prompt=text, opening=text[:opening], own_after=len(text[:opening]))
 
 
 def _contents(content: object) -> Iterator[str]:

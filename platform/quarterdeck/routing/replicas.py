@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple, Protocol
 RefusalReason = Literal["no_replicas", "not_ready", "draining", "all_tried"]
 
 
-@dataclass(frozen=True)
+# Not frozen, which would treble the cost of what is made for each request and replica.
+@dataclass(slots=True)
 class ReplicaView:
     """One replica as a gateway sees it now. `in_flight` counts this gateway's own requests, `limit`
     is how many it takes at once.
@@ -55,13 +56,15 @@ class RouteRequest:
 
     `tried` are the replicas that it was already sent to, `session` keeps requests together,
     `prompt` is the beginning of its text, `opening` the part of that which later turns of the
-    same conversation repeat, `adapter` the LoRA adapter that it wants.
+    same conversation repeat, `own_after` how many characters other conversations may share,
+    `adapter` the LoRA adapter that it wants.
     """
 
     tried: frozenset[str] = frozenset()
     session: str = ""
     prompt: str = ""
     opening: str = ""
+    own_after: int = 0
     adapter: str = ""
 
 

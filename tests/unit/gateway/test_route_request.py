@@ -31,6 +31,7 @@ def test_later_turns_begin_with_the_earlier_and_share_their_opening() -> None:
     second = route_request(PREFIX, [], chat("Be brief.", "Hi", "Hello!", "And now?"))
     assert first.prompt == first.opening == "system\nBe brief.\nuser\nHi\n"
     assert second.prompt.startswith(first.prompt) and second.opening == first.opening
+    assert first.own_after == second.own_after == len(first.prompt)
     parts = chat([{"type": "text", "text": "Be brief."}], [{"type": "image_url"}, {"text": "Hi"}])
     assert route_request(PREFIX, [], parts) == first
     responses = {"instructions": "Be brief.", "input": [{"role": "user", "content": "Hi"}]}
@@ -45,7 +46,7 @@ def test_prompts_of_every_form_are_read_and_bounded() -> None:
     assert len(tokens.prompt) == 3
     assert route_request(PREFIX, [], {"prompt": [[1, 2, 50_000]]}) == tokens
     long = route_request(PREFIX, [], {"prompt": "x" * 10**6})
-    assert len(long.prompt) == LONGEST_PROMPT and len(long.opening) == 1024
+    assert len(long.prompt) == LONGEST_PROMPT == long.own_after and len(long.opening) == 1024
     many = route_request(PREFIX, [], chat("s", *["y" * 10**5] * 20))
     assert len(many.prompt) == LONGEST_PROMPT
 

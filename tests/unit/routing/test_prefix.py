@@ -7,7 +7,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quarterdeck.routing.policies import build
@@ -87,8 +87,9 @@ def fleet_of(*loads: int) -> list[ReplicaView]:
 
 
 def ask(chooser: RoutingPolicy, fleet: list[ReplicaView], prompt: str, opening: str = "") -> str:
-    request = RouteRequest(prompt=prompt, opening=opening or prompt[:8])
-    chosen = chooser.choose(request, fleet, Random(0))
+    opening = opening or prompt[:8]
+    request = RouteRequest(prompt=prompt, opening=opening, own_after=len(opening))
+    chosen = chooser.choose(request, fleet, Random(len(prompt)))
     assert isinstance(chosen, ReplicaView)
     chooser.sent(request, chosen)
     return chosen.run_id
@@ -133,6 +134,7 @@ def test_copies_that_share_nothing_send_a_conversation_to_the_same_replica() -> 
 
 
 @given(st.integers(0, 3), st.integers(0, 200), st.integers(0, 200))
+@example(0, 200, 134)
 def test_loads_out_of_balance_win_over_the_cache(home: int, most: int, fewest: int) -> None:
     most, fewest = max(most, fewest), min(most, fewest)
     chooser = policy()

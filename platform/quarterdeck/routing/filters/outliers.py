@@ -18,6 +18,8 @@ PANIC_BELOW = 0.5
 
 def not_ejected(request: RouteRequest, replicas: Sequence[ReplicaView]) -> list[ReplicaView]:
     """Replicas that are not resting after failures."""
+    if not any(replica.unreachable or replica.ejected for replica in replicas):
+        return list(replicas)
     reachable = [replica for replica in replicas if not replica.unreachable]
     healthy = [replica for replica in reachable if not replica.ejected]
     if len(healthy) < PANIC_BELOW * len(replicas):

@@ -13,7 +13,11 @@ from quarterdeck.routing.replicas import ReplicaView, RouteRequest
 
 def has_place(request: RouteRequest, replicas: Sequence[ReplicaView]) -> list[ReplicaView]:
     """Replicas below their limit."""
-    return [replica for replica in replicas if not full(replica)]
+    return [
+        replica
+        for replica in replicas
+        if replica.limit is None or replica.in_flight < replica.limit
+    ]
 
 
 def full(replica: ReplicaView) -> str:

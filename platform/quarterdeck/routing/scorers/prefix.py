@@ -10,12 +10,12 @@ SGLang's rule:
   the first user message), so that all gateways, which share no state, send all turns of a
   conversation to the same replica.
 
-Two things differ from SGLang's. A match that ends within the opening (a system prompt, a document)
-is common to many conversations: it counts only for replicas with room under the load bound, else
-the first to see a system prompt would draw all conversations; and among those that have nearly
-all of it the hash decides, so that copies agree once the prompt is known everywhere. It is
-measured against the opening, not the whole, so that all turns have the same answer. Between
-equal matches beyond the opening the lesser load decides.
+Two things differ from SGLang's. A match that ends within the opening (a system prompt, a
+document), and any of a prompt without turns, may be common to many conversations: it counts only
+for replicas with room under the load bound, else the first to see a system prompt would draw all
+conversations; and among those that have nearly all of it the hash decides, so that copies agree
+once the prompt is known everywhere. It is measured against the opening, not the whole, so that
+all turns have the same answer. Between equal matches beyond it the lesser load decides.
 Source: SGLang router, `cache_aware` policy; Preble (2024) for weighing load against reuse.
 """
 
@@ -89,10 +89,9 @@ class CacheAware:
             return Scored(free, f"loads of {fewest} to {most} are out of balance: least load")
         length = len(request.prompt)
         matches = self._trees.matches(request.prompt, replicas)
-        shared = len(request.opening)
         own = [
             matched / length + _TIE * lightness
-            if matched > shared and matched > self._threshold * length
+            if matched > request.own_after and matched > self._threshold * length
             else 0.0
             for matched, lightness in zip(matches, free, strict=True)
         ]
