@@ -27,6 +27,8 @@ from quarterdeck.specs.gateway_snapshot import ServiceRoute
 
 REPLICA_HEADER = b"x-quarterdeck-replica"
 _LARGEST_REFUSAL = 2**20
+_WHOLE_BYTES = 2**20
+"""Answers that do not stream are sent on when they are whole, or beyond so many bytes."""
 _NEVER = float("inf")
 # Ours to set, or meaningless beyond one connection (RFC 9110, section 7.6.1).
 _DROPPED_FROM_ANSWERS = frozenset(
@@ -111,8 +113,9 @@ class Proxy:
                     return result
                 failure = result
                 if not self._budget.allows(
-                    attempt=len(tried), active=self._fleet.active, retrying=self._fleet.retrying
-                ):
+                    attempt=len(tried), active=self._fleet.active,
+                    retrying=self._fleet.retrying, status=failure.status,
+                ):  # fmt: skip
                     return await self._give_up(route, failure, None, send)
 
     def _choose(
@@ -159,6 +162,12 @@ class Proxy:
                 return await self._refusal(replica, answer, first)
             relay = EventRelay() if _is_event_stream(answer) else None
             piece = await _next(answer, relay, first)
+            while relay is None and not answer.read_whole and len(piece) < _WHOLE_BYTES:
+                # While nothing is sent another replica can still answer.
+                more = await answer.read(first)
+                if not more:
+                    break
+                piece += more
         except TimeoutError:
             self._fleet.first_byte(replica.run_id, loop.time() - sent)
             self._fleet.record(replica.run_id, "server_error")

@@ -15,13 +15,17 @@ class RetryBudget:
     minimum: int = 3
     attempts: int = 3
 
-    def allows(self, *, attempt: int, active: int, retrying: int) -> bool:
+    def allows(self, *, attempt: int, active: int, retrying: int, status: int = 0) -> bool:
         """Whether a request that failed its `attempt`-th try (from 1) may be sent again, while
-        `active` requests are under way and `retrying` of them are on a further try."""
-        if attempt >= self.attempts:
+        `active` requests are under way and `retrying` of them are on a further try; `status` is
+        what the replica answered, 0 for nothing."""
+        if attempt >= (2 if status in ONCE else self.attempts):
             return False
         return retrying < max(self.minimum, int(self.share * active))
 
 
-RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
+RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504})
 """Answers that say "not me, not now": nothing was generated."""
+ONCE = frozenset({500})
+"""Of these the ones that may be the request's own fault: one other replica is asked, no more, so
+that a request that brings engines down does not bring down all of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import httpx
@@ -211,7 +212,8 @@ def test_an_error_event_of_the_engine_is_not_doubled(
 def test_a_whole_answer_that_breaks_off_is_never_shown_as_complete(
     api: Any, gateways: Any, scripted: Any, kit: Any
 ) -> None:
-    half = kit.whole(b'{"choices": []}' * 3)[:-20]
+    # What is larger than the gateway holds back has begun to arrive when it breaks off.
+    half = kit.whole(b'{"choices": [' + b" " * 2**21 + b"]}")[:-20]
     one = scripted("run-1", lambda n: [half, 0.05, kit.RESET])
     api.publish(kit.route("chat", one.endpoint()))
     gateway = gateways()
@@ -255,3 +257,69 @@ def test_requests_go_where_the_fewest_are_under_way(
         for stream in streams:
             stream.__exit__(None, None, None)
     kit.wait_until(lambda: sum(r.left for r in fleet) == 9, "some upstreams were not cancelled")
+
+
+def test_a_whole_answer_that_breaks_off_is_asked_for_elsewhere(
+    api: Any, gateways: Any, scripted: Any, kit: Any
+) -> None:
+    half = kit.whole(b'{"choices": [' + b" " * 5000 + b"]}")[:-2000]
+    sick = scripted("sick", lambda n: [half, 0.05, kit.RESET])
+    well = scripted("well", lambda n: [kit.whole(b'{"ok": true}')])
+    api.publish(kit.route("chat", sick.endpoint(weight=1000), well.endpoint()))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    with gateway.client() as client:
+        for _ in range(4):
+            assert client.post("/v1/completions", json=BODY).json() == {"ok": True}
+    assert sick.requests
+
+
+def test_an_engine_that_takes_no_connection_again_costs_nothing(
+    api: Any, gateways: Any, scripted: Any, kit: Any
+) -> None:
+    """Engines close idle connections at any moment: a single replica's must not be an error."""
+    replica = scripted("run-1", lambda n: [kit.whole(b'{"ok": true}'), *([kit.RESET] * (n % 2))])
+    api.publish(kit.route("chat", replica.endpoint()))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    with gateway.client() as client:
+        for _ in range(20):
+            assert client.post("/v1/completions", json=BODY).json() == {"ok": True}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + b"a" * 100_000,
+        b"HTTP/1.1 200 OK\r\ncontent-length: banana\r\n\r\n",
+        b"HTTP/1.1 99999 X\r\n\r\n",
+        b"",
+    ],
+)
+def test_an_answer_that_is_no_http_is_a_replica_that_broke_off(
+    api: Any, gateways: Any, scripted: Any, kit: Any, answer: bytes
+) -> None:
+    replica = scripted("run-1", lambda n: [answer, kit.RESET])
+    api.publish(kit.route("chat", replica.endpoint()))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    with gateway.client() as client:
+        told = client.post("/v1/completions", json=BODY)
+    assert told.status_code == 503 and told.json()["error"]["code"] == "replica_unreachable"
+
+
+def test_an_answer_without_a_length_ends_with_its_connection(
+    api: Any, gateways: Any, scripted: Any, kit: Any
+) -> None:
+    plain = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n" + b'{"ok": true}'
+    early = b"HTTP/1.1 100 Continue\r\n\r\n"
+    replica = scripted("run-1", lambda n: [early, plain])
+    api.publish(kit.route("chat", replica.endpoint()))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    closing = threading.Timer(0.5, replica.close)
+    closing.start()
+    with gateway.client() as client:
+        assert client.post("/v1/completions", json=BODY).json() == {"ok": True}
+    closing.join()

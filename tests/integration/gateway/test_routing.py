@@ -100,7 +100,8 @@ def test_a_replica_that_answers_500_is_ejected_and_counted(
     gateway, _ = serve(api, kit, gateways, [sick, picky], "round_robin")
     with gateway.client() as client:
         statuses = [client.post("/v1/completions", json=BODY).status_code for _ in range(30)]
-        assert statuses.count(500) == 5 and statuses[-15:] == [400] * 15
+        assert statuses == [400] * 30  # each 500 was tried once more, elsewhere
+        assert len(sick.requests) == 5
         told = client.get("/metrics").text
     assert (
         'quarterdeck_gateway_ejections_total{project="default",reason="consecutive_errors",'

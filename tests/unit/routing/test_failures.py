@@ -157,4 +157,11 @@ def test_the_budget_keeps_retries_a_share_of_the_traffic(active: int, retrying: 
 
 
 def test_answers_of_a_model_are_never_retried() -> None:
-    assert RETRYABLE_STATUSES.isdisjoint({200, 400, 401, 404, 500})
+    assert RETRYABLE_STATUSES.isdisjoint({200, 400, 401, 404, 501})
+
+
+def test_a_request_that_may_be_at_fault_itself_meets_two_replicas_at_most() -> None:
+    budget = RetryBudget()
+    assert budget.allows(attempt=1, active=100, retrying=0, status=500)
+    assert not budget.allows(attempt=2, active=100, retrying=0, status=500)
+    assert budget.allows(attempt=2, active=100, retrying=0, status=503)
