@@ -214,7 +214,7 @@ def test_a_whole_answer_that_breaks_off_is_never_shown_as_complete(
 ) -> None:
     # What is larger than the gateway holds back has begun to arrive when it breaks off.
     half = kit.whole(b'{"choices": [' + b" " * 2**21 + b"]}")[:-20]
-    one = scripted("run-1", lambda n: [half, 0.05, kit.RESET])
+    one = scripted("run-1", lambda n: [half, 1.0, kit.RESET])
     api.publish(kit.route("chat", one.endpoint()))
     gateway = gateways()
     gateway.wait_for("chat")
