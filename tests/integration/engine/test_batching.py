@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from quarterdeck_workers.engine.batch import CacheBatch
 from quarterdeck_workers.engine.builtin import BuiltinEngine, EngineLimits
 from quarterdeck_workers.engine.interface import (
     Engine,
@@ -286,3 +287,18 @@ def test_update_weights_changes_the_answers_and_refuses_another_shape(
         assert_equal_until_tie(after[: len(fresh)], fresh, margins)
     finally:
         engine.stop()
+
+
+@pytest.mark.parametrize("piece", [1, 7, 512])
+def test_a_prompt_in_pieces_has_the_logits_of_the_whole(loaded: LoadedModel, piece: int) -> None:
+    prompt = tuple(loaded.encode("the quick brown fox jumps over the lazy dog"))
+    heard: list[int] = []
+    with torch.inference_mode():
+        whole = loaded.model(input_ids=torch.tensor([prompt])).logits[0, -1]
+        batch = CacheBatch(loaded.model, piece)
+        batch.join((1, 2, 3))
+        logits = batch.join(prompt, heard.append)
+        then = batch.step([5, 6])[1]
+        after = loaded.model(input_ids=torch.tensor([[*prompt, 6]])).logits[0, -1]
+    assert torch.allclose(logits, whole, atol=1e-4) and torch.allclose(then, after, atol=1e-4)
+    assert sum(heard) == len(prompt) and max(heard) <= piece

@@ -7,17 +7,22 @@ Sequences enter and leave between steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
+PIECE = 512
+"""Prompt tokens computed at once; between the pieces of a long prompt others see it go on."""
+
 
 class CacheBatch:
     """Left-padded caches: per layer keys and values of shape [rows, heads, columns, width]."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, piece: int = PIECE) -> None:
         self._model = model
+        self._piece = piece
         self._cache = DynamicCache()
         self.lengths: list[int] = []
 
@@ -26,19 +31,28 @@ class CacheBatch:
         """Tokens of the longest row."""
         return max(self.lengths, default=0)
 
-    def join(self, prompt: tuple[int, ...]) -> torch.Tensor:
-        """Compute a prompt alone, add it as the last row; its last logits, shape [vocabulary]."""
+    def join(
+        self, prompt: tuple[int, ...], read: Callable[[int], None] = lambda tokens: None
+    ) -> torch.Tensor:
+        """Compute a prompt alone, add it as the last row; its last logits, shape [vocabulary].
+
+        `read` hears after each piece how many tokens it had."""
         device = self._model.device
         cache = DynamicCache()
-        ids = torch.tensor([prompt], dtype=torch.long, device=device)
-        logits = self._model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            position_ids=torch.arange(len(prompt), device=device)[None],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[0, -1]
+        for start in range(0, len(prompt), self._piece):
+            ids = torch.tensor(
+                [prompt[start : start + self._piece]], dtype=torch.long, device=device
+            )
+            end = start + ids.shape[1]
+            logits = self._model(
+                input_ids=ids,
+                attention_mask=torch.ones((1, end), dtype=torch.long, device=device),
+                position_ids=torch.arange(start, end, device=device)[None],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[0, -1]
+            read(ids.shape[1])
         if not self.lengths:
             self._cache = cache
         else:

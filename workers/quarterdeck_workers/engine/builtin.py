@@ -291,10 +291,13 @@ class BuiltinEngine:
                 continue
             # Listed before its prompt is computed: a failure there must end it too.
             self._running.append(sequence)
-            logits = self._batch.join(sequence.request.prompt)
+            logits = self._batch.join(sequence.request.prompt, self._read)
             budget -= prompt
-            self._metrics.prompt_tokens.inc(prompt)
             self._take([sequence], logits[None])
+
+    def _read(self, tokens: int) -> None:
+        self._metrics.prompt_tokens.inc(tokens)
+        self._step_began = time.monotonic()  # a long prompt is not a loop that stands still
 
     def _fits(self, sequence: _Sequence) -> bool:
         if not self._running:
