@@ -39,14 +39,19 @@ def make_tokenizer(*, chat_template: str | None = None) -> PreTrainedTokenizerFa
 
 
 def make_model_folder(
-    folder: Path, *, seed: int = 0, chat_template: str | None = None, layers: int = 2
+    folder: Path,
+    *,
+    seed: int = 0,
+    chat_template: str | None = None,
+    layers: int = 2,
+    hidden: int = 64,
 ) -> Path:
-    """Write the folder; the same seed gives the same weights."""
+    """Write the folder; the same seed gives the same weights. Heads are a quarter of `hidden`."""
     tokenizer = make_tokenizer(chat_template=chat_template)
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
+        hidden_size=hidden,
         intermediate_size=96,
         num_hidden_layers=layers,
         num_attention_heads=4,
