@@ -32,6 +32,7 @@ from quarterdeck.api.routers import (
     pages,
     plan,
     records,
+    rollouts,
     services,
     tunnels,
 )
@@ -103,6 +104,7 @@ def _versioned() -> list[APIRouter]:
         apply.router,
         jobs.router,
         services.router,
+        rollouts.router,
         records.router,
         *assets.routers,
         artifacts.router,

@@ -115,6 +115,12 @@ _KINDS = (
         "one.",
     ),
     ProblemKind(
+        "rollout_state", 409, "The rollout is not in a state for this",
+        "The detail names its state: only a rollout that is under way can pause, only one that is "
+        "paused or was rolled back can resume, and undo needs an earlier revision. "
+        "`quarterdeck rollout service/NAME` shows it.",
+    ),
+    ProblemKind(
         "secret_missing", 409, "A secret that the run needs is gone",
         "The run was not handed out and its job waits: set the secret again (quarterdeck secrets "
         "set NAME), and the job is placed anew.",

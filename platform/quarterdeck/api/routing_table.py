@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from quarterdeck.lifecycle.rollouts import from_json
 from quarterdeck.specs.gateway_snapshot import (
     EngineEndpoint,
     GatewaySnapshot,
     KeyDigest,
     ServiceRoute,
+    TrafficShare,
 )
 from quarterdeck.specs.routing import RoutingSettings
 from quarterdeck.specs.serving import Admission, Timeouts
 from quarterdeck.store.gateway_queries import Routed, routed_services
 from quarterdeck.store.key_queries import usable_keys
 from quarterdeck.store.sessions import Session
-from quarterdeck.store.tables import KeyRow, RunRow
+from quarterdeck.store.tables import KeyRow, RunRow, ServiceRow
 
 _LEAVING = ("draining", "stopping")
 BATCHES = {"builtin": 16, "vllm": 256}
@@ -55,6 +57,7 @@ def _routes(services: list[Routed]) -> list[ServiceRoute]:
             model_version=service.model_version,
             endpoints=[*(known.endpoints if known else ()), *endpoints],
             **_manners(service.spec),
+            traffic=_traffic(service),
         )
     return list(routes.values())
 
@@ -86,8 +89,17 @@ def _endpoint(run: RunRow, removed: bool, weight: int) -> EngineEndpoint:
     draining = removed or run.phase in _LEAVING or run.order != "continue"
     ready = run.phase == "ready" and bool(endpoint.get("probed")) and not draining
     return EngineEndpoint(
-        run_id=run.id, url=endpoint.get("url", ""), ready=ready, draining=draining, weight=weight
-    )
+        run_id=run.id, url=endpoint.get("url", ""), ready=ready, draining=draining,
+        weight=weight, revision=run.revision or 0,
+    )  # fmt: skip
+
+
+def _traffic(service: ServiceRow) -> list[TrafficShare]:
+    if not service.rollout or service.desired == "stop":
+        return []
+    shares = from_json(service.rollout).traffic
+    return [TrafficShare(revision=number, weight=round(share, 4)) for number, share in
+            sorted(shares.items())]  # fmt: skip
 
 
 def _key(row: KeyRow) -> KeyDigest:

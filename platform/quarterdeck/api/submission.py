@@ -21,6 +21,7 @@ from quarterdeck.api.workdirs import check_workdirs
 from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.specs.kinds import ServiceSpec
 from quarterdeck.specs.resources import Applied, FieldProblem
+from quarterdeck.specs.rollout import same_replicas
 from quarterdeck.store import array_rows, job_queries, service_queries
 from quarterdeck.store.array_rows import NewMember
 from quarterdeck.store.job_queries import Edge
@@ -239,7 +240,9 @@ def change_service(session: Session, row: ServiceRow, document: Document, *, act
     spec = document.parsed
     assert isinstance(spec, ServiceSpec)
     if row.spec != document.spec:
-        service_queries.revise_service(
+        alike = same_replicas(row.spec, document.spec)
+        change = service_queries.change_live if alike else service_queries.revise_service
+        change(
             session, row, spec=document.spec, replicas=spec.replicas, priority=spec.priority,
             actor=actor,
         )  # fmt: skip

@@ -22,6 +22,7 @@ from quarterdeck.cli import (
     logs,
     models,
     plan,
+    rollouts,
     services,
     tunnels,
 )
@@ -63,7 +64,8 @@ def make_app() -> typer.Typer:
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         WORK: (
             documents.apply, documents.diff, plan.plan, jobs.submit, jobs.cancel, jobs.retry,
-            jobs.suspend, jobs.resume, services.scale, services.delete,
+            jobs.suspend, jobs.resume, services.scale, rollouts.rollout,
+            services.delete,
         ),
         LOOK: (
             jobs.jobs, services.services, inspect.describe, inspect.why, logs.logs, follow.watch,

@@ -10,6 +10,7 @@ from quarterdeck.client.logs import PAGE_LINES, LogOptions, log_params
 from quarterdeck.client.paging import collect, iterate
 from quarterdeck.client.transport import API, Transport
 from quarterdeck.specs.resources import Event, LogLine, Service, Why
+from quarterdeck.specs.rollout_status import Revision, RolloutStatus
 
 
 class Services:
@@ -44,6 +45,35 @@ class Services:
             Service, f"{API}/services/{service}/scale", params=self._scope,
             body={"replicas": replicas}, repeatable=True,
         )  # fmt: skip
+
+    def rollout(self, service: str) -> RolloutStatus:
+        """Where its rollout stands."""
+        return self._transport.get(
+            RolloutStatus, f"{API}/services/{service}/rollout", params=self._scope
+        )
+
+    def pause(self, service: str) -> RolloutStatus:
+        """Let its rollout go no further. Raises Conflict unless one is under way."""
+        return self._steer(service, "pause", None)
+
+    def resume(self, service: str) -> RolloutStatus:
+        """Let its rollout go on, or try again what was rolled back. Raises Conflict."""
+        return self._steer(service, "resume", None)
+
+    def undo(self, service: str, to: int | None = None) -> RolloutStatus:
+        """Go back to revision `to`, else to the one that served before. Raises Conflict."""
+        return self._steer(service, "undo", {"to": to})
+
+    def _steer(self, service: str, action: str, body: dict[str, Any] | None) -> RolloutStatus:
+        return self._transport.post(
+            RolloutStatus, f"{API}/services/{service}/rollout/{action}", params=self._scope,
+            body=body,
+        )  # fmt: skip
+
+    def revisions(self, service: str, limit: int | None = None) -> Sequence[Revision]:
+        """Its revisions, newest first."""
+        path = f"{API}/services/{service}/revisions"
+        return collect(self._transport, Revision, path, limit, **self._scope)
 
     def delete(self, service: str) -> None:
         """Drain and stop its replicas, then forget it."""

@@ -285,8 +285,9 @@ class Admission:
     def _start_replica(
         self, seen: World, services: dict[str, ServiceRow], assignment: Assignment
     ) -> int:
-        service = services[assignment.request_id.partition("#")[0]]
-        revision = seen.revisions[service.id]
+        owner, number, _ = assignment.request_id.split("#")
+        service = services[owner]
+        revision = seen.revisions[owner, int(number)]
         try:
             with self._database.write() as session:
                 current = service_as_read(session, service)

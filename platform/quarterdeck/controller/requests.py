@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from quarterdeck.lifecycle.faults import exclusions
+from quarterdeck.lifecycle.replicas import ReplicaFacts, missing
 from quarterdeck.scheduling.snapshot import Hold, NodeView, Part, Pending, Request, Snapshot
-from quarterdeck.store.admission import World
+from quarterdeck.store.admission import World, wanted_revisions
 from quarterdeck.store.node_faults import as_fault
 from quarterdeck.store.references import secrets_missing
-from quarterdeck.store.tables import JobRow, RunRow, ServiceRow
+from quarterdeck.store.tables import JobRow, RevisionRow, RunRow, ServiceRow
 
 
 def job_request(job: JobRow, seen: World) -> Request | Pending:
@@ -79,41 +80,64 @@ def _backing_off(job: JobRow, restart_at: datetime) -> Pending:
 
 
 def replica_requests(service: ServiceRow, seen: World) -> list[Request]:
-    """One gang for each replica of the newest revision that is missing now."""
-    revision = seen.revisions.get(service.id)
-    if revision is None or revision.inputs is None:
-        return []
+    """One gang for each replica that is missing now, of the revision that wants it."""
     if seen.restore and seen.restore.holds(service.id, service.created_at):
         return []
-    if service.retry_at is not None and service.retry_at > seen.now:
-        return []
-    live = [
-        run
-        for run in seen.live_replicas.get(service.id, ())
-        if run.revision == revision.revision and run.phase not in ("draining", "stopping")
+    rollout = service.rollout or {}
+    cordoned = frozenset(node.id for node in seen.nodes if node.cordoned)
+    live = [replica_facts(run, cordoned) for run in seen.live_replicas.get(service.id, ())]
+    lacking = missing(live, wanted_revisions(service), int(rollout.get("most") or 0))
+    # One at a time: each creation compares and swaps the service's epoch.
+    return [
+        _replica_request(service, seen, seen.revisions[service.id, number], index)
+        for number, count in lacking.items()
+        if (service.id, number) in seen.revisions and not _rests(rollout, number, seen.now)
+        for index in range(count)
     ]
-    missing = service.desired_replicas - len(live)
+
+
+def _rests(rollout: Mapping[str, Any], revision: int, now: datetime) -> bool:
+    """A crash loop is slowed, of its own revision alone."""
+    retry_at = (rollout.get("retry_at") or {}).get(str(revision))
+    return retry_at is not None and datetime.fromisoformat(retry_at) > now
+
+
+def _replica_request(
+    service: ServiceRow, seen: World, revision: RevisionRow, index: int
+) -> Request:
     spec = revision.spec
     resources = spec.get("resources") or {}
     parallelism = spec.get("parallelism") or {}
-    avoid = seen.quarantine.get(service.id, frozenset())
-    # One at a time: each creation compares and swaps the service's epoch.
-    return [
-        Request(
-            id=f"{service.id}#{index}",
-            label=f"service/{service.name}",
-            priority=service.priority,
-            ordinal=service.ordinal,
-            tensor=int(parallelism.get("tensor", 1)),
-            pipeline=int(parallelism.get("pipeline", 1)),
-            cluster=spec.get("cluster"),
-            accelerator=resources.get("accelerator"),
-            cpus=resources.get("cpus"),
-            memory=resources.get("memory"),
-            avoid=avoid,
-        )
-        for index in range(missing)
-    ]
+    return Request(
+        id=f"{service.id}#{revision.revision}#{index}",
+        label=f"service/{service.name}",
+        priority=service.priority,
+        ordinal=service.ordinal,
+        tensor=int(parallelism.get("tensor", 1)),
+        pipeline=int(parallelism.get("pipeline", 1)),
+        cluster=spec.get("cluster"),
+        accelerator=resources.get("accelerator"),
+        cpus=resources.get("cpus"),
+        memory=resources.get("memory"),
+        avoid=seen.quarantine.get(service.id, frozenset()),
+    )
+
+
+def replica_facts(run: RunRow, cordoned: frozenset[str] = frozenset()) -> ReplicaFacts:
+    """A replica as decisions see it; `cordoned` are nodes that take nothing new."""
+    endpoint = run.endpoint or {}
+    return ReplicaFacts(
+        run_id=run.id,
+        epoch=run.epoch,
+        revision=run.revision or 0,
+        phase=run.phase,
+        was_ready=bool(endpoint.get("probed")),
+        in_flight=int(endpoint.get("in_flight") or 0),
+        drain_deadline=run.order_deadline_at,
+        ended_at=run.ended_at,
+        cordoned=any(place["node_id"] in cordoned for place in run.placements),
+        unhealthy_since=run.unhealthy_since,
+    )
 
 
 def snapshot_of(seen: World, requests: Sequence[Request]) -> Snapshot:

@@ -25,7 +25,11 @@ class Admission:
 
     def waiting(self, route: ServiceRoute) -> int:
         """How many requests of a service wait now."""
-        room = self._rooms.get((route.project, route.name))
+        return self.waiting_of(route.project, route.name)
+
+    def waiting_of(self, project: str, service: str) -> int:
+        """As `waiting`, by name."""
+        room = self._rooms.get((project, service))
         return room.waiting if room else 0
 
     def apply(self, snapshot: GatewaySnapshot) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import aiohttp
 
-from quarterdeck.gateway.access_log import Lines, line, to_stdout
+from quarterdeck.gateway.access_log import Lines, Record, line, to_stdout
 from quarterdeck.gateway.admission import Admission
 from quarterdeck.gateway.asgi import (
     ClientGone,
@@ -32,12 +32,14 @@ from quarterdeck.gateway.inference import Inference
 from quarterdeck.gateway.limits import Limits
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.gateway.mirror import Mirror
+from quarterdeck.gateway.observations import Reporter, Tally
 from quarterdeck.gateway.proxy import Proxy
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.snapshots import SnapshotWatch, read_snapshot
 from quarterdeck.gateway.surface import ENDPOINTS
 from quarterdeck.gateway.upstream import Upstream
 from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, ServiceRoute
+from quarterdeck.specs.observations import RevisionObservation
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
@@ -60,6 +62,8 @@ class Gateway:
         self._random = Random()
         self._metrics = GatewayMetrics()
         self._fleet = Fleet(time.monotonic, on_ejection=self._metrics.ejected)
+        self._tally = Tally()
+        self._lines = Lines(to_stdout)
         self._directory: Directory | None = None
         self._admission = Admission(time.monotonic, self._random)
         self._limits = Limits(time.monotonic, self._metrics)
@@ -91,34 +95,43 @@ class Gateway:
             upstream = Upstream(self._settings.connect_timeout, _POOLED_SECONDS)
             proxy = Proxy(self._settings, upstream, self._fleet, self._metrics, self._random)
             mirror = Mirror(proxy, self._metrics, self._random)
-            lines = Lines(to_stdout)
             self._inference = Inference(
                 self._settings, proxy, self._admission, self._limits, mirror, self._metrics,
-                self._random, self._newest, lambda record: lines.add(line(record, time.time())),
+                self._random, self._newest, self._ended,
             )  # fmt: skip
             self._watch = SnapshotWatch(self._settings, session, self._apply, self._random)
             # A kept snapshot may be of another installation's history: ask for the newest whole.
             watching = asyncio.create_task(self._watch.run(None), name="snapshot-watch")
             loads = EngineLoads(session, self._fleet.engines_to_ask, self._fleet.told)
             asking = asyncio.create_task(loads.run(), name="engine-loads")
+            reporter = Reporter(self._settings, session, self._observed)
+            reporting = asyncio.create_task(reporter.run(), name="observations")
             await send({"type": "lifespan.startup.complete"})
             await receive()
-            watching.cancel()
-            asking.cancel()
-            await asyncio.gather(watching, asking, return_exceptions=True)
+            for task in (watching, asking, reporting):
+                task.cancel()
+            await asyncio.gather(watching, asking, reporting, return_exceptions=True)
             await mirror.close()
             upstream.close()
-            lines.flush()
+            self._lines.flush()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _apply(self, snapshot: GatewaySnapshot) -> None:
         self._directory = Directory.of(snapshot)
         self._fleet.apply(snapshot)
+        self._tally.apply(snapshot)
         self._admission.apply(snapshot)
         self._limits.apply(snapshot)
         self._metrics.forget_others(
             endpoint.run_id for route in snapshot.services for endpoint in route.endpoints
         )
+
+    def _ended(self, record: Record) -> None:
+        self._tally.observe(record)
+        self._lines.add(line(record, time.time()))
+
+    def _observed(self) -> list[RevisionObservation]:
+        return self._tally.take(self._fleet.in_flight, self._admission.waiting_of)
 
     def _newest(self, route: ServiceRoute) -> ServiceRoute:
         services = self._directory.services if self._directory else {}

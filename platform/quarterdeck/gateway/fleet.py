@@ -98,6 +98,10 @@ class Fleet:
         service = self._service(route)
         return [self._view(endpoint, route, service, now) for endpoint in route.endpoints]
 
+    def in_flight(self, run_id: str) -> int:
+        """Requests of this gateway that are under way on a replica."""
+        return self._in_flight.get(run_id, 0)
+
     @contextmanager
     def flight(
         self, route: ServiceRoute, request: RouteRequest, replica: ReplicaView
@@ -188,4 +192,5 @@ class Fleet:
             adapters=load.adapters,
             adapters_waiting=load.adapters_waiting,
             adapter_slots=load.adapter_slots,
+            revision=endpoint.revision,
         )

@@ -28,6 +28,7 @@ from quarterdeck.gateway.limits import Limits, limited
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.gateway.mirror import Mirror
 from quarterdeck.gateway.proxy import Call, Proxy
+from quarterdeck.gateway.revisions import asked_revision
 from quarterdeck.gateway.route_request import engine_model
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.surface import Endpoint, guessed_tokens
@@ -149,6 +150,7 @@ class Inference:
             traceparent=trace.header,
             asked=parsed,
             explain=explain.wanted(scope.get("query_string", b""), key),
+            revision=asked_revision(scope, key),
         )
         if not limited(key):
             record.status = await while_there(

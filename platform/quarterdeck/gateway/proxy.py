@@ -23,6 +23,7 @@ from quarterdeck.gateway.upstream import Answer, Upstream
 from quarterdeck.gateway.usage import Usage
 from quarterdeck.routing.replicas import Refusal, ReplicaView, RouteRequest
 from quarterdeck.routing.retries import RETRYABLE_STATUSES, RetryBudget
+from quarterdeck.routing.traffic import of_revision
 from quarterdeck.specs.gateway_snapshot import ServiceRoute
 
 REPLICA_HEADER = b"x-quarterdeck-replica"
@@ -54,6 +55,8 @@ class Call:
     traceparent: str = ""
     asked: Mapping[str, Any] = field(default_factory=dict)
     explain: bool = False
+    revision: int | None = None
+    """The revision that an operator wants."""
 
     def with_body(self, body: bytes) -> Call:
         """The same call with another body."""
@@ -104,7 +107,7 @@ class Proxy:
                 if tried:
                     self._metrics.retries.labels(route.project, route.name).inc()
                 tried.add(replica.run_id)
-                call.record.replica = replica.run_id
+                call.record.replica, call.record.revision = replica.run_id, replica.revision
                 call.record.replicas.append(replica.run_id)
                 call.record.tries += 1
                 with self._fleet.flight(route, request, replica):
@@ -122,6 +125,7 @@ class Proxy:
         self, route: ServiceRoute, request: RouteRequest, call: Call, attempt: int
     ) -> ReplicaView | Refusal:
         policy, views = self._fleet.policy(route), self._fleet.views(route)
+        views = of_revision(request, views, route.traffic, self._random, call.revision)
         if not call.explain:
             return policy.choose(request, views, self._random)
         choice = policy.explain(request, views, self._random)

@@ -29,6 +29,7 @@ _STOPPED = {
     "suspend": (RunEvent.PREEMPTED, "Suspended"),
     "max_duration": (RunEvent.CANCELLED, "MaxDurationReached"),
     "drain": (RunEvent.CANCELLED, "Drained"),
+    "unhealthy": (RunEvent.FAILED, "Unhealthy"),
     "regrow": (RunEvent.PREEMPTED, "Regrowing"),
 }
 

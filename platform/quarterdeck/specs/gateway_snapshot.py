@@ -15,6 +15,14 @@ class EngineEndpoint(Message):
     ready: bool
     draining: bool = False
     weight: int = 1
+    revision: int = 0
+
+
+class TrafficShare(Message):
+    """A revision's share of the requests, 0 to 1."""
+
+    revision: int
+    weight: float
 
 
 class ServedAlias(Message):
@@ -50,6 +58,8 @@ class ServiceRoute(Message):
     per_try: float = 300.0
     between_tokens: float = 60.0
     total: float = 3600.0
+    traffic: list[TrafficShare] = []
+    """Shares while a rollout is on trial; empty: all ready replicas alike."""
 
 
 class KeyDigest(Message):

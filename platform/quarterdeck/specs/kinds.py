@@ -16,6 +16,7 @@ from quarterdeck.specs.graph import Inputs, Outputs
 from quarterdeck.specs.presets import load_preset
 from quarterdeck.specs.references import ReferenceText
 from quarterdeck.specs.roles import LaunchFields
+from quarterdeck.specs.rollout import Rollout
 from quarterdeck.specs.routing import Routing
 from quarterdeck.specs.serving import Admission, Aliases, Mirror, Timeouts
 from quarterdeck.specs.training import Elastic, Parallelism, Precision, Sync, Training
@@ -190,6 +191,8 @@ class ServiceSpec(EngineFields, Resource):
     model: ReferenceText
     parallelism: ServiceParallelism = ServiceParallelism()
     replicas: int = Field(default=1, ge=0, le=1000)
+    rollout: Rollout = Rollout()
+    """How it goes from one revision to the next."""
     resources: Resources = Resources()
     queue: str = "default"
     priority: int = 100

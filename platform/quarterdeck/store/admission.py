@@ -47,8 +47,8 @@ class World:
     holding: Sequence[RunRow]
     jobs: Sequence[JobRow]
     services: Sequence[ServiceRow]
-    revisions: Mapping[str, RevisionRow]
-    """The newest revision by service id."""
+    revisions: Mapping[tuple[str, int], RevisionRow]
+    """Those of which replicas are wanted, by service id and number."""
     live_replicas: Mapping[str, Sequence[RunRow]]
     """Runs that have not ended, by service id."""
     secrets: frozenset[tuple[str, str]]
@@ -104,16 +104,17 @@ def world(session: Session, leased: Sequence[str] = ()) -> World:
         .where(ServiceRow.desired == "run", ServiceRow.phase != "stopped")
         .order_by(ServiceRow.ordinal)
     ).all()
-    revisions: dict[str, RevisionRow] = {}
+    revisions: dict[tuple[str, int], RevisionRow] = {}
     replicas: dict[str, list[RunRow]] = {}
     if services:
         ids = [service.id for service in services]
+        numbers = {number for service in services for number in wanted_revisions(service)}
         for revision in session.scalars(
-            select(RevisionRow)
-            .where(RevisionRow.service_id.in_(ids))
-            .order_by(RevisionRow.revision)
+            select(RevisionRow).where(
+                RevisionRow.service_id.in_(ids), RevisionRow.revision.in_(sorted(numbers))
+            )
         ):
-            revisions[revision.service_id] = revision
+            revisions[revision.service_id, revision.revision] = revision
         for run in session.scalars(
             select(RunRow)
             .where(RunRow.owner_id.in_(ids), RunRow.phase.not_in(sorted(ENDED)))
@@ -138,6 +139,12 @@ def world(session: Session, leased: Sequence[str] = ()) -> World:
         faults=faults_of(session, [job.id for job in jobs]) if jobs else {},
         restore=read_restore(session),
     )
+
+
+def wanted_revisions(service: ServiceRow) -> Mapping[int, int]:
+    """How many replicas of each revision the controller wants."""
+    wanted = (service.rollout or {}).get("wanted") or {}
+    return {int(number): int(count) for number, count in wanted.items()}
 
 
 def _queue(session: Session, leased: Sequence[str]) -> list[JobRow]:

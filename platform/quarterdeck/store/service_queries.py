@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.specs.rollout import LIVE_FIELDS
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import NotFound
 from quarterdeck.store.ids import new_id, next_ordinal
@@ -101,7 +102,8 @@ def add_service(
     )  # fmt: skip
     session.add(row)
     session.flush()
-    session.add(RevisionRow(service_id=row.id, revision=1, spec=spec))
+    first = RevisionRow(service_id=row.id, revision=1, spec=spec, actor=actor, note="applied")
+    session.add(first)
     session.flush()
     _tell(session, row, "service.created", f"service {name} created", actor)
     return row
@@ -115,7 +117,8 @@ def revise_service(
     replicas: int,
     priority: int,
     actor: str,
-) -> None:
+    note: str = "applied",
+) -> RevisionRow:
     """Write another spec as a new revision. The caller holds the row's lock."""
     row.revision += 1
     row.version += 1
@@ -123,8 +126,69 @@ def revise_service(
     row.desired_replicas = replicas
     row.priority = priority
     row.due_at = database_now()
-    session.add(RevisionRow(service_id=row.id, revision=row.revision, spec=spec))
-    _tell(session, row, "service.revised", f"revision {row.revision}", actor)
+    revision = RevisionRow(
+        service_id=row.id, revision=row.revision, spec=spec, actor=actor, note=note
+    )
+    session.add(revision)
+    _tell(session, row, "service.revised", f"revision {row.revision}: {note}", actor)
+    _settle(session, row)
+    return revision
+
+
+def change_live(
+    session: Session,
+    row: ServiceRow,
+    *,
+    spec: dict[str, Any],
+    replicas: int,
+    priority: int,
+    actor: str,
+) -> None:
+    """Write a spec that asks for the same replicas: no new revision. The caller holds the row's
+    lock."""
+    changed = sorted(name for name in {*row.spec, *spec} if row.spec.get(name) != spec.get(name))
+    row.version += 1
+    row.spec = spec
+    row.desired_replicas = replicas
+    row.priority = priority
+    row.due_at = database_now()
+    _tell(session, row, "service.changed", f"changed: {', '.join(changed)}", actor)
+    _settle(session, row)
+
+
+def get_revision(session: Session, row: ServiceRow, number: int) -> RevisionRow:
+    """One revision of a service. Raises NotFound."""
+    found = session.get(RevisionRow, (row.id, number))
+    if found is None:
+        raise NotFound("revision", f"{number} of service/{row.name}")
+    return found
+
+
+def undo_service(session: Session, row: ServiceRow, to: RevisionRow, *, actor: str) -> None:
+    """Make an earlier revision the newest, under a new number: its replicas are the same, also
+    where an alias has moved since. What is no property of replicas stays as it is now. The caller
+    holds the row's lock."""
+    live = {name: row.spec[name] for name in LIVE_FIELDS if name in row.spec}
+    origin = to.of_revision or to.revision
+    revision = revise_service(
+        session, row, spec={**to.spec, **live}, replicas=row.desired_replicas,
+        priority=row.priority, actor=actor, note=f"undo to revision {to.revision}",
+    )  # fmt: skip
+    revision.of_revision = origin
+    if to.inputs is not None:
+        revision.inputs = to.inputs
+        models = to.inputs.get("model", [])
+        row.model_version = f"{models[0]['name']}@{models[0]['version']}" if models else None
+    _settle(session, row)
+
+
+def wish_rollout(session: Session, row: ServiceRow, wish: str, *, actor: str) -> None:
+    """Want the rollout to pause or to go on; the controller sees to it. The caller holds the row's
+    lock."""
+    row.rollout_wish = {"wish": wish, "by": actor}
+    row.version += 1
+    row.due_at = database_now()
+    _tell(session, row, f"rollout.{wish}_wanted", f"the rollout is to {wish}", actor)
     _settle(session, row)
 
 

@@ -10,13 +10,16 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from quarterdeck.lifecycle.rollouts import News
 from quarterdeck.lifecycle.run import ENDED, RunEvent
+from quarterdeck.specs.references import parse_reference
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
-from quarterdeck.store.leases import claim_rows
+from quarterdeck.store.leases import claim_rows, swap
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.references import Resolution, resolve_spec
-from quarterdeck.store.tables import RevisionRow, RunRow, ServiceRow
+from quarterdeck.store.service_queries import revise_service
+from quarterdeck.store.tables import AssetAliasRow, NodeRow, RevisionRow, RunRow, ServiceRow
 from quarterdeck.store.transitions import ACTOR, move_run
 
 LEASE_S = 30.0
@@ -32,9 +35,13 @@ class ServiceView:
     now: datetime
     service: ServiceRow
     revision: RevisionRow | None
+    resolved: RevisionRow | None
+    """The newest whose references are resolved."""
     live: Sequence[RunRow]
     ended: Sequence[RunRow]
     """Newest first."""
+    cordoned: frozenset[str]
+    """Machines that take nothing new."""
 
 
 def claim_services(session: Session, lease_id: str, limit: int = 200) -> list[str]:
@@ -46,15 +53,20 @@ def claim_services(session: Session, lease_id: str, limit: int = 200) -> list[st
 def service_views(session: Session, ids: Sequence[str]) -> list[ServiceView]:
     """All that is known of each service."""
     now: datetime = session.execute(select(database_now())).scalar_one()
+    cordoned = frozenset(session.scalars(select(NodeRow.id).where(NodeRow.cordoned.is_(True))))
     views: list[ServiceView] = []
     for service in session.scalars(select(ServiceRow).where(ServiceRow.id.in_(ids))):
         mine = RunRow.owner_id == service.id
-        revision = session.scalars(
+        newest = (
             select(RevisionRow)
             .where(RevisionRow.service_id == service.id)
             .order_by(RevisionRow.revision.desc())
             .limit(1)
-        ).first()
+        )
+        revision = session.scalars(newest).first()
+        resolved = revision
+        if revision is not None and revision.inputs is None:
+            resolved = session.scalars(newest.where(RevisionRow.inputs.is_not(None))).first()
         live = session.scalars(
             select(RunRow).where(mine, RunRow.phase.not_in(sorted(ENDED))).order_by(RunRow.epoch)
         ).all()
@@ -64,7 +76,7 @@ def service_views(session: Session, ids: Sequence[str]) -> list[ServiceView]:
             .order_by(RunRow.epoch.desc())
             .limit(HISTORY)
         ).all()
-        views.append(ServiceView(now, service, revision, live, ended))
+        views.append(ServiceView(now, service, revision, resolved, live, ended, cordoned))
     return views
 
 
@@ -104,23 +116,58 @@ def resolve_revision(session: Session, service: ServiceRow, revision: RevisionRo
     return answer
 
 
+def alias_moved(session: Session, service: ServiceRow, revision: RevisionRow) -> str:
+    """What to say when the alias that the model follows was moved to another version since the
+    newest `revision` was made; empty: it was not."""
+    reference = parse_reference(str(service.spec["model"]))
+    alias = reference.version
+    if reference.name is None or alias is None or alias.isdigit():
+        return ""
+    found = session.get(AssetAliasRow, (service.project, "model", reference.name, alias))
+    served = next((one["version"] for one in (revision.inputs or {}).get("model", ())), None)
+    if found is None or found.version == served or found.updated_at <= revision.created_at:
+        return ""
+    return f"{reference.name}@{alias} is version {found.version}"
+
+
+def follow_alias(session: Session, service: ServiceRow, lease_id: str, note: str) -> None:
+    """Make a new revision of the same spec, which resolves anew. Raises StaleRow."""
+    current = fresh_service(session, service, lease_id, lock=True)
+    revise_service(
+        session, current, spec=current.spec, replicas=current.desired_replicas,
+        priority=current.priority, actor=ACTOR, note=note,
+    )  # fmt: skip
+
+
 def note_service(
     session: Session, service: ServiceRow, lease_id: str, values: dict[str, Any]
 ) -> None:
-    """Write counters and words of a leased service where they changed."""
+    """Write counters and words of a leased service where they changed. Raises StaleRow."""
     changed = {key: value for key, value in values.items() if getattr(service, key) != value}
     if changed:
-        session.execute(
-            update(ServiceRow)
-            .where(ServiceRow.id == service.id, ServiceRow.lease_id == lease_id)
-            .values(**changed)
-            .execution_options(synchronize_session=False)
+        swap(session, service, changed, lease_id=lease_id)
+
+
+def tell_rollout(session: Session, service: ServiceRow, news: Sequence[News]) -> None:
+    """Events of a rollout, in the transaction that stores its state."""
+    for one in news:
+        append_event(
+            session,
+            type=f"rollout.{one.type}",
+            subject=f"service/{service.name}",
+            subject_id=service.id,
+            project=service.project,
+            message=one.message,
+            actor=ACTOR,
+            data={"revision": service.revision},
         )
 
 
-def fresh_service(session: Session, service: ServiceRow, lease_id: str) -> ServiceRow:
+def fresh_service(
+    session: Session, service: ServiceRow, lease_id: str, *, lock: bool = False
+) -> ServiceRow:
     """The service again, in this session; raises StaleRow unless it is ours and as it was read."""
-    current = session.get(ServiceRow, service.id)
+    current = session.get(ServiceRow, service.id, with_for_update=lock or None)
     if (
         current is None
         or current.version != service.version
@@ -157,15 +204,15 @@ def begin_drain(session: Session, run: RunRow, reason: str) -> None:
         stop_replica(session, run, reason)
 
 
-def stop_replica(session: Session, run: RunRow, reason: str) -> None:
-    """Order a drained replica, or one that never took traffic, to stop."""
+def stop_replica(session: Session, run: RunRow, reason: str, stopping_for: str = "drain") -> None:
+    """Order a drained replica, or one that takes no traffic, to stop."""
     move_run(
         session,
         run,
         RunEvent.STOP,
         reason=reason,
         values={
-            "stopping_for": "drain",
+            "stopping_for": stopping_for,
             "order": "stop",
             "order_reason": reason,
             "order_deadline_at": database_now(DRAIN_S),

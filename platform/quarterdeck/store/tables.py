@@ -24,6 +24,7 @@ from quarterdeck.store.tables_record import (
 from quarterdeck.store.tables_work import (
     JobEdgeRow,
     JobRow,
+    ObservationRow,
     RevisionRow,
     RunRow,
     ServiceRow,
@@ -46,6 +47,7 @@ __all__ = [
     "LogFileRow",
     "NodeFaultRow",
     "NodeRow",
+    "ObservationRow",
     "OrphanRow",
     "OwnerLogsRow",
     "ProjectRow",

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
-from quarterdeck.store.columns import Base, database_now
+from quarterdeck.store.columns import Base, BigId, database_now
 
 
 class Leased:
@@ -126,6 +126,11 @@ class ServiceRow(Leased, Base):
     epoch: Mapped[int] = mapped_column(default=0)
     """The newest run's epoch: creating one compares and swaps this."""
     model_version: Mapped[str | None]
+    rollout: Mapped[dict[str, Any] | None]
+    """lifecycle.rollouts.RolloutState as JSON, with `most` (replicas that may live) and `retry_at`
+    by revision; the controller's. None: it has not looked yet."""
+    rollout_wish: Mapped[dict[str, Any] | None]
+    """{wish: pause | resume, by}: the api's, taken by the controller."""
     crashes: Mapped[int] = mapped_column(default=0)
     """Replica failures in a row, without one that became ready between."""
     retry_at: Mapped[datetime | None]
@@ -149,6 +154,11 @@ class RevisionRow(Base):
     spec: Mapped[dict[str, Any]]
     inputs: Mapped[dict[str, Any] | None]
     """Field → list of ResolvedAsset; None until the controller resolved them."""
+    of_revision: Mapped[int | None]
+    """The revision that this one repeats: it has the same replicas."""
+    actor: Mapped[str] = mapped_column(default="", server_default="")
+    note: Mapped[str] = mapped_column(default="", server_default="")
+    """Why it was made: `applied`, `undo to revision 3`, `support@prod is version 5`."""
     created_at: Mapped[datetime] = mapped_column(default=database_now())
 
 
@@ -206,6 +216,8 @@ class RunRow(Leased, Base):
     log_matches: Mapped[list[Any] | None]
     """What log policies found in its output: protocol.LogMatch, in the order of arrival."""
     endpoint: Mapped[dict[str, Any] | None]
+    unhealthy_since: Mapped[datetime | None]
+    """Of a replica; None: it is not unhealthy."""
     # what the agent says
     claimed_by: Mapped[str | None]
     claimed_at: Mapped[datetime | None]
@@ -234,6 +246,34 @@ class RunRow(Leased, Base):
         UniqueConstraint("owner_id", "epoch"),
         Index(None, "cluster", "phase"),
         Index(None, "phase", "due_at"),
+    )
+
+
+class ObservationRow(Base):
+    """What one gateway saw of one revision in one window; kept for a quarter of an hour."""
+
+    __tablename__ = "observations"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    gateway: Mapped[str]
+    seq: Mapped[int] = mapped_column(BigInteger)
+    service_id: Mapped[str] = mapped_column(ForeignKey("services.id", ondelete="CASCADE"))
+    revision: Mapped[int]
+    seconds: Mapped[float]
+    requests: Mapped[int]
+    errors: Mapped[int]
+    ttft: Mapped[dict[str, Any]]
+    """First tokens by the index of their bucket in specs.observations.TTFT_BUCKETS_S."""
+    ttft_seconds: Mapped[float]
+    in_flight: Mapped[int]
+    waiting: Mapped[int]
+    tokens_in: Mapped[int]
+    tokens_out: Mapped[int]
+    at: Mapped[datetime] = mapped_column(default=database_now(), index=True)
+
+    __table_args__ = (
+        UniqueConstraint("gateway", "seq", "service_id", "revision"),
+        Index(None, "service_id", "revision", "at"),
     )
 
 

@@ -142,6 +142,8 @@ def move_run(
         changes["started_at"] = database_now()
     if step.after in ENDED:
         changes["ended_at"] = database_now()
+    if "unhealthy" in (step.before, step.after):
+        changes["unhealthy_since"] = database_now() if step.after == "unhealthy" else None
     extra = []
     if unless_heard:
         extra.append(RunRow.beat_seq == run.beat_seq)

@@ -326,7 +326,7 @@ def test_a_draining_replica_takes_no_traffic(platform: Platform) -> None:
             break
     assert service["endpoints"] == [
         {"run_id": start["run_id"], "url": "http://10.0.0.1:9000", "ready": True,
-         "draining": False, "weight": 1}
+         "draining": False, "weight": 1, "revision": 1}
     ]  # fmt: skip
     with platform.database.read() as session:
         cluster = session.scalars(select(RunRow)).one().cluster

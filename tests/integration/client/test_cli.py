@@ -312,6 +312,24 @@ def test_services_are_listed_scaled_and_deleted(cli: Cli, client: Client) -> Non
     assert cli("delete", "service/chat").code == 0
 
 
+def test_a_rollout_is_shown_compared_and_undone(cli: Cli, client: Client) -> None:
+    service = {"kind": "service", "name": "chat", "model": "/models/chat"}
+    client.apply([service])
+    assert "unknown" in cli("rollout", "service/chat").err, "no controller has looked yet"
+    client.apply([{**service, "engine_args": {"max_batch": 2}}])
+    history = cli("rollout", "service/chat", "history").rows
+    assert history[0] == ["REVISION", "AGE", "BY", "WHY", "CHANGED", "MODEL"]
+    assert [row[0] for row in history[1:]] == ["2", "1"] and "engine_args" in history[1]
+    diff = cli("rollout", "service/chat", "diff", "1", "2")
+    assert "+  max_batch: 2" in diff.out and diff.code == 0
+    assert cli("rollout", "service/chat", "diff", "1", "9").code == 1
+    assert cli("rollout", "service/chat", "pause").code == 1
+    assert cli("rollout", "service/chat", "--to", "1").code == 2
+    undone = cli("rollout", "service/chat", "undo", "--to", "1")
+    assert undone.code == 0 and "revision 3 (of 1)" in undone.err
+    assert cli("rollout", "service/chat", "undo", "--to", "1").code == 1
+
+
 def test_plan_shows_layouts_and_says_when_nothing_fits(cli: Cli, tmp_path: Path) -> None:
     text = """\
 kind: pretrain

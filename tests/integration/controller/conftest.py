@@ -29,10 +29,12 @@ from quarterdeck.specs.protocol import (
     RunBeat,
     RunSighting,
 )
+from quarterdeck.specs.rollout import same_replicas
 from quarterdeck.store.agents import claim, record_agent_beat, work_for
 from quarterdeck.store.beats import record_beat
 from quarterdeck.store.ids import new_id, next_ordinal
 from quarterdeck.store.outbox import events_after
+from quarterdeck.store.service_queries import change_live, revise_service
 from quarterdeck.store.sessions import Database
 from quarterdeck.store.tables import (
     ClusterRow,
@@ -148,6 +150,17 @@ class Platform:
             session.flush()
             session.add(RevisionRow(service_id=row.id, revision=1, spec=row.spec))
         return row.id
+
+    def revise(self, service_id: str, **fields: Any) -> int:
+        """Another spec of a service, as an apply of it writes; its revision."""
+        with self.database.write() as session:
+            row = session.get_one(ServiceRow, service_id)
+            spec = DOCUMENT.validate_python({**row.spec, **fields}).model_dump(mode="json")
+            alike = same_replicas(row.spec, spec)
+            (change_live if alike else revise_service)(
+                session, row, spec=spec, replicas=spec["replicas"], priority=0, actor="ada"
+            )
+            return row.revision
 
     def wish(self, job_id: str, desired: str) -> None:
         with self.database.write() as session:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from quarterdeck.specs.protocol import OutputAsset
-from quarterdeck.store.tables import RevisionRow, RunRow, ServiceRow
+from quarterdeck.store.tables import RunRow, ServiceRow
 
 READY = {"url": "http://127.0.0.2:9000", "probed": True}
 
@@ -128,26 +128,6 @@ def test_deletion_drains_every_replica(platform: Any, chat: str) -> None:
     platform.controller.tick()
     assert platform.service(chat).phase == "stopped"
     assert platform.controller.admission.tick() == 0
-
-
-def test_a_new_revision_serves_before_the_old_one_drains(platform: Any, chat: str) -> None:
-    old = bring_up(platform, chat)
-    with platform.database.write() as session:
-        spec = {**platform.service(chat).spec, "engine_args": {"max_batch": 2}}
-        session.add(RevisionRow(service_id=chat, revision=2, spec=spec))
-        session.execute(update(ServiceRow).values(spec=spec, revision=2, version=2))
-    platform.controller.tick()
-    platform.controller.tick()
-    new = platform.agent.claim_all()
-    assert [run.revision for run in new] == [2, 2]
-    platform.agent.say(new[0], "ready", endpoint=READY)
-    platform.controller.tick()
-    assert {run.phase for run in platform.runs(chat) if run.revision == 1} == {"ready"}
-    platform.agent.say(new[1], "ready", endpoint=READY)
-    platform.controller.tick()
-    platform.controller.tick()
-    assert {run.phase for run in platform.runs(chat) if run.revision == 1} == {"draining"}
-    assert len(old) == 2
 
 
 def test_zero_replicas_are_idle(platform: Any, chat: str) -> None:

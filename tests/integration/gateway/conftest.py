@@ -72,6 +72,10 @@ class SnapshotServer:
         self._keys = KEYS
         self._closing = False
         self.polls: list[tuple[str | None, str | None]] = []
+        self.reports: list[dict[str, Any]] = []
+        """Observations that were sent, also those that were not taken."""
+        self.takes = 204
+        """The status that a report is answered with."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -79,6 +83,10 @@ class SnapshotServer:
 
             def do_GET(self) -> None:
                 outer._answer(self)
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer._take(self, body)
 
             def log_message(self, *args: Any) -> None:
                 return
@@ -123,6 +131,14 @@ class SnapshotServer:
             request.send_header("content-length", str(len(body)))
             request.end_headers()
             request.wfile.write(body)
+
+    def _take(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+        assert request.path == "/api/v1/gateway/observations"
+        assert request.headers.get("Authorization") == f"Bearer {GATEWAY_KEY}"
+        self.reports.append({**json.loads(body), "answer": self.takes})
+        request.send_response(self.takes)
+        request.send_header("content-length", "0")
+        request.end_headers()
 
     def close(self) -> None:
         with self._news:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from quarterdeck.lifecycle.machine import IllegalTransition
 from quarterdeck.lifecycle.observe import RunFacts, decide, order_for
-from quarterdeck.lifecycle.replicas import ReplicaFacts, plan_replicas
+from quarterdeck.lifecycle.replicas import Crashes, ReplicaFacts, crashes, plan_replicas
 from quarterdeck.lifecycle.restarts import (
     DELAYS_S,
     MAX_FRUITLESS,
@@ -194,8 +194,8 @@ def test_draining_never_goes_below_what_is_wanted(
     phases: list[tuple[str, int]], wanted: int
 ) -> None:
     live = [replica(i, phase, revision) for i, (phase, revision) in enumerate(phases)]
-    plan = plan_replicas(live, [], wanted=wanted, revision=2, now=NOW, drain_seconds=30)
-    ready = [run for run in live if run.phase == "ready"]
+    plan = plan_replicas(live, {2: wanted}, now=NOW, drain_seconds=30)
+    ready = [run for run in live if run.phase == "ready" and run.revision == 2]
     kept = [run for run in ready if run.run_id not in plan.drain]
     assert len(kept) >= min(wanted, len(ready))
     assert plan.drain.keys().isdisjoint(run.run_id for run in live if run.phase == "draining")
@@ -207,16 +207,17 @@ def test_a_replica_that_was_ready_ends_the_row_of_crashes() -> None:
         replica(4, "lost", ended_at=NOW - timedelta(hours=1), was_ready=True),
         replica(3, "failed", ended_at=NOW - timedelta(hours=2)),
     ]
-    plan = plan_replicas([], ended, wanted=1, revision=1, now=NOW, drain_seconds=30)
-    assert (plan.crashes, plan.retry_at) == (2, NOW + timedelta(seconds=4))
-    plan = plan_replicas([], ended, wanted=1, revision=2, now=NOW, drain_seconds=30)
-    assert (plan.crashes, plan.retry_at) == (0, None), "a new revision starts afresh"
+    found = crashes(ended, 1)
+    assert (found.count, found.retry_at) == (2, NOW + timedelta(seconds=4))
+    found = crashes([replace(run, revision=2) for run in ended[:1]] + ended[1:], 1)
+    assert found.count == 1, "others' failures stand between"
+    assert crashes(ended, 2) == Crashes(), "a new revision starts afresh"
+    assert crashes(ended, 1, since=NOW + timedelta(seconds=1)) == Crashes()
 
 
 def test_back_off_is_bounded() -> None:
     ended = [replica(100 - i, "failed", ended_at=NOW) for i in range(50)]
-    plan = plan_replicas([], ended, wanted=1, revision=1, now=NOW, drain_seconds=30)
-    assert plan.retry_at == NOW + timedelta(seconds=300)
+    assert crashes(ended, 1).retry_at == NOW + timedelta(seconds=300)
 
 
 def test_retention_counts_by_epoch_then_step() -> None:

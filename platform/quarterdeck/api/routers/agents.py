@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from quarterdeck.api.auth import Agent, AnyCaller
 from quarterdeck.api.orders import claim_run
@@ -18,6 +18,7 @@ from quarterdeck.api.state import ApiState, State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.api.tunnels import token_for
 from quarterdeck.specs.gateway_snapshot import GatewaySnapshot
+from quarterdeck.specs.observations import GatewayObservations
 from quarterdeck.specs.protocol import (
     AgentBeat,
     AgentWork,
@@ -28,6 +29,7 @@ from quarterdeck.specs.protocol import (
     TunnelToOpen,
 )
 from quarterdeck.store import agents, beats
+from quarterdeck.store.observations import record_observations
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tunnel_queries import waiting_tunnels
 
@@ -132,6 +134,19 @@ async def gateway_snapshot(
             return snapshot(session)
 
     return await long_poll(state, look, lambda found: found.version != after, wait)
+
+
+@router.post(
+    "/gateway/observations",
+    status_code=204,
+    response_class=Response,
+    responses=documented("key_unknown", "access_denied"),
+)
+def gateway_observations(said: GatewayObservations, state: State, caller: Agent) -> None:
+    """Store what a gateway saw of services' revisions; a report that came before changes
+    nothing."""
+    with state.database.write() as session:
+        record_observations(session, said)
 
 
 async def long_poll(

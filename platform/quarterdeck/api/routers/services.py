@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Response
@@ -14,16 +13,17 @@ from quarterdeck.api.examples import SERVICE
 from quarterdeck.api.parameters import Cursor, Identity, IfMatch, Limit, check_etag, etag
 from quarterdeck.api.problems import ProblemError, documented
 from quarterdeck.api.resolution import Resolver
+from quarterdeck.api.rollouts import revision_view
 from quarterdeck.api.state import State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.api.submission import change_service
 from quarterdeck.api.views import service_view
 from quarterdeck.api.waits import reason_of_service
 from quarterdeck.specs import resources as r
-from quarterdeck.specs.base import Message
+from quarterdeck.specs.rollout_status import Revision
 from quarterdeck.store import service_queries
 from quarterdeck.store.sessions import Session
-from quarterdeck.store.tables import RevisionRow, ServiceRow
+from quarterdeck.store.tables import ServiceRow
 
 router = APIRouter(prefix="/services", route_class=StrictRoute, tags=["services"])
 _READ = documented("key_unknown", "access_denied", "not_found")
@@ -35,15 +35,6 @@ class Scale(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"replicas": 2}]})
 
     replicas: int = Field(ge=0, le=1000)
-
-
-class Revision(Message):
-    """One spec that a service had, and the versions that it resolved."""
-
-    revision: int
-    spec: dict[str, Any]
-    inputs: dict[str, Any] | None = None
-    created_at: datetime
 
 
 def show(session: Session, row: ServiceRow) -> r.Service:
@@ -58,7 +49,8 @@ def read_service(session: Session, caller: Caller, service: str, project: str | 
     return row
 
 
-def _lock(session: Session, caller: Caller, service: str, project: str | None) -> ServiceRow:
+def lock_service(session: Session, caller: Caller, service: str, project: str | None) -> ServiceRow:
+    """The service to change, locked. Raises NotFound and ProblemError."""
     row = service_queries.get_service(session, service, caller.named_in(project), lock=True)
     caller.check_project(row.project)
     if row.desired == "stop" or row.phase == "stopped":
@@ -119,7 +111,7 @@ def put_service(
     """Replace a service's spec as it was read: a new revision, unless nothing differs."""
     home = caller.named_in(project)
     with state.database.write() as session:
-        row = _lock(session, caller, id, project)
+        row = lock_service(session, caller, id, project)
         check_etag(if_match, etag(row.version), required=True)
         one = read_documents([{"project": home, **document}], row.project, root="")[0]
         if one.subject != ("service", row.project, row.name):
@@ -155,7 +147,7 @@ def scale_service(
 ) -> Any:
     """Want another number of replicas; the next apply of the file wants the file's again."""
     with state.database.write() as session:
-        row = _lock(session, caller, id, project)
+        row = lock_service(session, caller, id, project)
         check_etag(if_match, etag(row.version), required=False)
         service_queries.scale_service(session, row, body.replicas, actor=caller.actor)
         response.headers["ETag"] = etag(row.version)
@@ -198,13 +190,8 @@ def list_revisions(
         rows, following = service_queries.list_revisions(
             session, row.id, cursor=cursor, limit=limit
         )
-    return r.Page(items=[_revision(row) for row in rows], next_cursor=following)
-
-
-def _revision(row: RevisionRow) -> Revision:
-    return Revision(
-        revision=row.revision, spec=row.spec, inputs=row.inputs, created_at=row.created_at
-    )
+        items = [revision_view(session, row) for row in rows]
+    return r.Page(items=items, next_cursor=following)
 
 
 @router.get("/{id}/why", response_model=r.Why, responses=_READ)

@@ -1,0 +1,46 @@
+"""What a service says of itself: a typed reason and a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quarterdeck.lifecycle.replicas import Crashes
+from quarterdeck.lifecycle.rollouts import RolloutState
+from quarterdeck.store.tables import ServiceRow
+
+
+@dataclass(frozen=True)
+class Words:
+    """An empty reason leaves the one that stands."""
+
+    reason: str
+    message: str
+
+
+def words_of(
+    service: ServiceRow,
+    state: RolloutState | None,
+    live: int,
+    ready: int,
+    failures: Crashes,
+    failure: str,
+) -> Words:
+    """Of a service with `live` replicas, `ready` of them ready; `failure` says what the last of the
+    `failures` in a row died of."""
+    if service.desired == "stop":
+        return Words("Draining", f"{live} replicas left")
+    reason, message = "", f"{ready} of {service.desired_replicas} replicas ready"
+    if state is not None and state.under_way and state.stable is not None:
+        reason = state.reason or "RollingOut"
+        message += f"; revision {state.stable} → {state.target}"
+        if state.weight is not None:
+            message += f" with {100 * state.weight:.4g}% of the traffic"
+        message += f" ({state.message})" if state.message else ""
+    if state is not None and state.phase == "rolled_back":
+        reason = "RolledBack"
+        message += f"; {state.message}"
+    if failures.count:
+        message += f"; {failures.count} failures in a row, the last: {failure}"
+        if ready < service.desired_replicas or (state is not None and state.under_way):
+            reason = "CrashLoop"
+    return Words(reason, message)
