@@ -75,15 +75,15 @@ class Answer(asyncio.Protocol):
             self._transport.abort()
             return
         self._begun = True
-        if not self._has_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > _LARGEST_HEAD and not self._pieces:
-                self._fail(Broken(f"the answer's head is larger than {_LARGEST_HEAD} bytes"))
-                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(Broken(f"the answer is no HTTP: {error}"))
+        if not self._has_head:
+            # Counted after parsing: a head that is complete may have much of a body behind it.
+            self._head_bytes += len(data)
+            if self._head_bytes > _LARGEST_HEAD:
+                self._fail(Broken(f"the answer's head is larger than {_LARGEST_HEAD} bytes"))
         if self._held > _HIGH_WATER and not self._paused:
             self._paused = True
             self._transport.pause_reading()
