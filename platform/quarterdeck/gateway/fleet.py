@@ -38,6 +38,7 @@ class _Replica:
     latency: PeakEwma | None = None
     load: EngineLoad = field(default=_SILENT)
     load_until: float = _LONG_AGO
+    in_flight_then: int = 0
 
 
 class Fleet:
@@ -149,6 +150,7 @@ class Fleet:
         replica = self._replicas.get(run_id)
         if replica is not None:
             replica.load, replica.load_until = load, self._clock() + LOAD_VALID_S
+            replica.in_flight_then = self._in_flight.get(run_id, 0)
 
     def engines_to_ask(self) -> list[tuple[str, str]]:
         """Run and address of the replicas whose own numbers their service's policy looks at."""
@@ -175,6 +177,11 @@ class Fleet:
         rest = service.outliers.rest_of(run_id, now)
         load = replica.load if now < replica.load_until else _SILENT
         since = _LONG_AGO if replica.ready_since is None else replica.ready_since
+        in_flight = self._in_flight.get(run_id, 0)
+        waiting = load.waiting
+        if waiting is not None:
+            # What was sent and answered since counts, else all run to the same one for a second.
+            waiting = max(0, waiting + in_flight - replica.in_flight_then)
         return ReplicaView(
             run_id=run_id,
             url=endpoint.url,
@@ -182,12 +189,12 @@ class Fleet:
             draining=endpoint.draining,
             ejected=rest == "ejected",
             unreachable=rest == "unreachable",
-            in_flight=self._in_flight.get(run_id, 0),
+            in_flight=in_flight,
             limit=route.concurrency,
             weight=endpoint.weight,
             ramp=ramp(since, now, service.settings.slow_start),
             latency=replica.latency.at(now) if replica.latency else None,
-            waiting=load.waiting,
+            waiting=waiting,
             kv_free=load.kv_free,
             adapters=load.adapters,
             adapters_waiting=load.adapters_waiting,

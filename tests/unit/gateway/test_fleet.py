@@ -125,5 +125,10 @@ def test_engines_are_asked_only_where_the_policy_looks_and_numbers_run_out() -> 
     assert fleet.engines_to_ask() == [("a", "http://a"), ("b", "http://b")]
     fleet.told("a", EngineLoad(waiting=3, kv_free=0.25))
     assert views(fleet, service)["a"].waiting == 3 and views(fleet, service)["a"].kv_free == 0.25
+    with fleet.flight(service, RouteRequest(), views(fleet, service)["a"]):
+        assert views(fleet, service)["a"].waiting == 4  # what was sent since counts
+        fleet.told("a", EngineLoad(waiting=1))
+        assert views(fleet, service)["a"].waiting == 1
+    assert views(fleet, service)["a"].waiting == 0
     clock.now += 5
     assert views(fleet, service)["a"].waiting is None
