@@ -1,8 +1,7 @@
 """The engines' own numbers, read from their /metrics for services whose policy looks at them.
 
-builtin: `quarterdeck_engine_waiting_sequences`.
-vLLM: `vllm:num_requests_waiting`, `vllm:kv_cache_usage_perc` (before 0.10
-`vllm:gpu_cache_usage_perc`), `vllm:lora_requests_info`. What an engine does not tell stays unknown.
+Names after the documentation of vLLM, SGLang and llama.cpp's server. What an engine does not tell
+stays unknown.
 """
 
 from __future__ import annotations
@@ -21,8 +20,23 @@ TIMEOUT_S = 2.0
 _MOST_BYTES = 2**20
 _AT_ONCE = 16
 
-_WAITING = frozenset({"quarterdeck_engine_waiting_sequences", "vllm:num_requests_waiting"})
-_CACHE_USED = frozenset({"vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"})
+_WAITING = frozenset(
+    {
+        "quarterdeck_engine_waiting_sequences",
+        "vllm:num_requests_waiting",
+        "sglang:num_queue_reqs",
+        "llamacpp:requests_deferred",
+    }
+)
+_CACHE_USED = frozenset(
+    {
+        "quarterdeck_engine_kv_cache_usage_ratio",
+        "vllm:kv_cache_usage_perc",
+        "vllm:gpu_cache_usage_perc",  # vLLM before 0.10
+        "sglang:token_usage",
+        "llamacpp:kv_cache_usage_ratio",
+    }
+)
 _ADAPTERS = "vllm:lora_requests_info"
 
 
@@ -48,7 +62,8 @@ def read_load(text: str) -> EngineLoad:
             if sample.name in _WAITING:
                 waiting = (waiting or 0) + max(0, int(sample.value))
             elif sample.name in _CACHE_USED:
-                kv_free = min(max(1.0 - sample.value, 0.0), 1.0)
+                free = min(max(1.0 - sample.value, 0.0), 1.0)
+                kv_free = free if kv_free is None else min(kv_free, free)
             elif sample.name == _ADAPTERS and sample.value >= adapters[0]:
                 # One series for each set of adapters there was; its value is when: the last counts.
                 adapters = (sample.value, dict(sample.labels))

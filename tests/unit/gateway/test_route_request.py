@@ -108,6 +108,10 @@ def test_engine_numbers_are_read_from_prometheus_text() -> None:
     builtin = "# TYPE quarterdeck_engine_waiting_sequences gauge\n"
     builtin += "quarterdeck_engine_waiting_sequences 3.0\n"
     assert read_load(builtin) == EngineLoad(waiting=3)
+    builtin += "quarterdeck_engine_kv_cache_usage_ratio 0.75\n"
+    assert read_load(builtin) == EngineLoad(waiting=3, kv_free=0.25)
+    ranks = 'vllm:kv_cache_usage_perc{engine="0"} 0.5\nvllm:kv_cache_usage_perc{engine="1"} 0.9\n'
+    assert read_load(ranks).kv_free == pytest.approx(0.1)
     assert read_load("") == EngineLoad()
     for bad in ("a{b=", "vllm:num_requests_waiting nine\n", "vllm:num_requests_waiting NaN\n"):
         with pytest.raises(ValueError):
