@@ -289,6 +289,7 @@ def test_gateways_hear_at_once_how_a_service_routes(platform: Platform) -> None:
         "policy": "session", "session_header": "x-chat", "adapter_header": "x-adapter",
         "load_bound": 1.25, "prefix_threshold": 0.3, "imbalance": 64, "slow_start": 60.0,
     }  # fmt: skip
+    assert platform.admin.get("/services/s").json()["revision"] == 1  # the same replicas
     wrongs = ({"policy": "least-in-flight"}, {"load_bound": 1}, {"session_header": "cookie"})
     for wrong in wrongs:
         answer = platform.admin.post("/apply", {"documents": [{**document, "routing": wrong}]})

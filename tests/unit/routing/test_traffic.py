@@ -48,3 +48,17 @@ def test_an_operator_gets_the_revision_asked_for_or_nothing() -> None:
     random = Random(7)
     assert of_revision(NONE, [*OLD, *NEW], shares(1.0, 0.0), random, asked=2) == NEW
     assert of_revision(NONE, OLD, shares(1.0, 0.0), random, asked=2) == []
+
+
+def test_sessions_stay_with_their_revision_and_only_move_to_the_newest() -> None:
+    def revision(session: str, new: float, seed: int) -> int:
+        request = RouteRequest(session=session)
+        return of_revision(request, [*OLD, *NEW], shares(1 - new, new), Random(seed))[0].revision
+
+    sessions = [f"s{number}" for number in range(2000)]
+    before = {session: revision(session, 0.1, 1) for session in sessions}
+    assert before == {session: revision(session, 0.1, 2) for session in sessions}
+    assert 130 < sum(number == 2 for number in before.values()) < 270
+    after = {session: revision(session, 0.5, 3) for session in sessions}
+    assert all(after[session] == 2 for session in sessions if before[session] == 2)
+    assert 880 < sum(number == 2 for number in after.values()) < 1120
