@@ -50,7 +50,7 @@ class Engine:
             told = json.loads(self._file.read_text())
         except (OSError, ValueError):
             return ""
-        mine = told["port"] in (0, self._port) and time.time() < told["until"]
+        mine = told.get("port") in (0, self._port) and time.time() < told["until"]
         return str(told["mood"]) if mine else ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -33,6 +33,7 @@ from quarterdeck.client.config import read_key
 from quarterdeck.processes import chaos
 from quarterdeck.processes.chaos_targets import Target, targets
 
+ENGINE = Path(__file__).with_name("naughty_engine.py")
 MOODS = ("5xx", "garbage", "close", "trickle")
 KINDS = {"kill": 4, "stop": 2, "gateway": 2, **dict.fromkeys(MOODS, 1)}
 HELD_SECONDS = 20.0
@@ -42,10 +43,7 @@ REFUSED_SHARE = 0.01
 
 def service(mood: Path, replicas: int, revision: int) -> dict:
     """The document; `revision` changes what runs."""
-    command = (
-        f"{sys.executable} -m benchmarks.naughty_engine --host {{host}} --port {{port}} "
-        f"--mood {mood}"
-    )
+    command = f"{sys.executable} {ENGINE} --host {{host}} --port {{port}} --mood {mood}"
     return {
         "kind": "service", "name": "echo", "model": f"file://{mood.parent}", "engine": "command",
         "command": command, "replicas": replicas, "env": {"REVISION": str(revision)},
