@@ -65,6 +65,8 @@ _WIDER = {
     "parse_memory": _text("64GiB, 512MiB or 80GB", _NUMBER + "([KMGT]i?B|B)$"),
     "parse_count": _text("512, 32k, 4M, 100B or 1.4T", _NUMBER + "[kKMBT]?$"),
     "parse_share": _text("2% or 0.02", _NUMBER + "%?$"),
+    "_count_or_share": _text("1 or 25%", _NUMBER + "%?$"),
+    "_pause": _text("30s, 5m, 12h or manual", "(" + _NUMBER + "(ms|s|m|h|d)|^manual)$"),
     "_priority": lambda parsed: {"anyOf": [parsed, {"enum": ["low", "normal", "high"]}]},
     "_architecture": _text("the name of a preset, e.g. llama-3-8b", r"^[a-z0-9][a-z0-9.-]*$"),
     "_secret": _text("the name of a secret", r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"),

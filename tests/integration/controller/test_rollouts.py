@@ -190,7 +190,7 @@ def test_a_canary_within_its_bounds_goes_through(platform: Any, chat: str) -> No
 
 
 def test_an_evaluation_of_the_model_version_opens_the_gate(platform: Any, chat: str) -> None:
-    gate = {"evaluations": [{"metric": "perplexity", "max": 20}], "interval": "1s"}
+    gate = {"evaluations": [{"metric": "perplexity", "max": 20}], "interval": "1h"}
     steps = [{"weight": "50%"}]
     platform.revise(chat, rollout={"strategy": "canary", "steps": steps, "analysis": gate})
 
@@ -203,7 +203,7 @@ def test_an_evaluation_of_the_model_version_opens_the_gate(platform: Any, chat: 
     promote(platform, "2")
     settle(platform, chat, 10)
     evaluate(1, 5.0)
-    shift(platform, chat, "reached_at", 60)
+    shift(platform, chat, "reached_at", 3601)
     settle(platform, chat)
     assert platform.service(chat).reason == "WaitingForEvaluation", "it was of another version"
     evaluate(2, 30.0)
@@ -213,7 +213,7 @@ def test_an_evaluation_of_the_model_version_opens_the_gate(platform: Any, chat: 
     evaluate(2, 10.0)
     wish(platform, chat, "resume")
     settle(platform, chat)
-    shift(platform, chat, "reached_at", 60)
+    shift(platform, chat, "reached_at", 3601)
     settle(platform, chat)
     assert serving(platform, chat) == {2: 2}
 
