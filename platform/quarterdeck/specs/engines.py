@@ -27,7 +27,7 @@ VLLM_OWNED = {
     "headless": "a replica answers HTTP",
     "ssl_keyfile": "the gateway speaks HTTP to engines",
     "ssl_certfile": "the gateway speaks HTTP to engines",
-    "disable_fastapi_docs": "nobody but the gateway reaches it",
+    "disable_uvicorn_access_log": "the gateway has an access log",
 }
 """Options of vLLM that the platform sets or that would take the replica from it, and what to do."""
 _OPTION = re.compile(r"^[a-z][a-z0-9_]*$")

@@ -9,8 +9,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from quarterdeck.specs.protocol import RankPlacement, ResolvedAsset, RunOrder
 
@@ -92,7 +95,7 @@ class Replica:
         with self._news:
             assert self._news.wait_for(condition, timeout=seconds), self.messages
 
-    def endpoint(self) -> dict[str, Any]:
+    def endpoint(self, seconds: float = START_SECONDS) -> dict[str, Any]:
         """The first endpoint that it reports."""
         with self._news:
             self._news.wait_for(
@@ -100,7 +103,7 @@ class Replica:
                     any(m["type"] == "endpoint" for m in self.messages)
                     or self.process.poll() is not None
                 ),
-                timeout=START_SECONDS,
+                timeout=seconds,
             )
         found = self.of("endpoint")
         if not found:
@@ -115,7 +118,12 @@ class Replica:
 
     def close(self) -> None:
         if self.process.poll() is None:
+            # A host's watcher ends what is below a rank; here this does.
+            below = psutil.Process(self.process.pid).children(recursive=True)
             self.process.kill()
+            for process in below:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         self.process.communicate()
         self._listener.join(timeout=10)
         self._socket.close()

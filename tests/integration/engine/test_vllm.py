@@ -40,7 +40,8 @@ def vllm(
         "engine_args": {
             "max_model_len": 128, "enforce_eager": True, "dtype": "float32", "max_num_seqs": 8,
         },
-        "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+        "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "TORCH_COMPILE_DISABLE": "1"},
     }  # fmt: skip
     replica = replicas.Replica(
         "run-vllm", folder.as_uri(), tmp_path_factory.mktemp("vllm") / "work" / "run", spec=spec
@@ -50,7 +51,7 @@ def vllm(
 
 
 def test_it_answers_as_the_builtin_engine_does(vllm: Any, folder: Path) -> None:
-    url = vllm.endpoint()["url"]
+    url = vllm.endpoint(400)["url"]
     server = EngineServer("chat", EngineArguments(max_batch_size=4), "127.0.0.1")
     server.start()
     server.load(folder)
@@ -65,20 +66,21 @@ def test_it_answers_as_the_builtin_engine_does(vllm: Any, folder: Path) -> None:
                 )  # fmt: skip
                 answers.append(answer.choices)
         for theirs, ours in zip(*answers, strict=True):
-            assert theirs.logprobs is not None and ours.logprobs is not None
-            _equal_until_tie(theirs.logprobs, ours.logprobs)
+            _equal_until_tie(theirs, ours)
     finally:
         server.close()
 
 
 def _equal_until_tie(theirs: Any, ours: Any) -> None:
-    """Greedy tokens agree until the first whose two best differ by less than 1e-4."""
-    for place, (one, other) in enumerate(zip(theirs.tokens, ours.tokens, strict=True)):
-        best = sorted(ours.top_logprobs[place].values())
-        if one != other:
-            assert best[-1] - best[-2] < 1e-4, (place, one, other)
+    """Greedy choices agree until the first whose two best differ by less than 1e-4."""
+    both = zip(theirs.logprobs.token_logprobs, ours.logprobs.token_logprobs, strict=True)
+    for place, (one, other) in enumerate(both):
+        best = sorted(ours.logprobs.top_logprobs[place].values())
+        # Tokens that are parts of characters look alike, and stand in the table once.
+        if len(best) > 1 and best[-1] - best[-2] < 1e-4:
             return
-        assert abs(theirs.token_logprobs[place] - ours.token_logprobs[place]) < 1e-3
+        assert abs(one - other) < 1e-3, place
+    assert theirs.text == ours.text
 
 
 def test_its_start_load_and_drain_are_those_of_any_replica(vllm: Any) -> None:

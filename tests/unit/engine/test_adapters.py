@@ -34,7 +34,8 @@ def test_vllm_gets_its_options_in_kebab_case() -> None:
     assert line.words == (
         "/opt/vllm/bin/python", "-m", "vllm.entrypoints.openai.api_server",
         "--model", "/models/it's here", "--served-model-name", "chat",
-        "--host", "10.0.0.7", "--port", "4711", "--tensor-parallel-size", "2",
+        "--host", "10.0.0.7", "--port", "4711", "--disable-uvicorn-access-log",
+        "--tensor-parallel-size", "2",
         "--max-model-len=8192", "--enable-prefix-caching", "--no-enforce-eager",
         "--dtype=bfloat16", "--rope-scaling=-1",
     )  # fmt: skip
@@ -75,6 +76,8 @@ def test_every_engine_of_the_spec_has_an_adapter() -> None:
         ("INFO [backends.py:548] Dynamo bytecode transform time: 3.2 s", Sign("compile")),
         ("Capturing CUDA graphs (mixed prefill-decode):  45%|####", Sign("warmup", 0.45)),
         ("INFO: 127.0.0.1 - GET /health 200", None),
+        ("WARNING [vllm.py:1703] Enforce eager set, disabling torch.compile, CUDAGraphs", None),
+        ("INFO [default_loader.py:501] Loading weights took 0.05 seconds", Sign("warmup")),
     ],
 )  # fmt: skip
 def test_vllm_tells_its_phases(line: str, sign: Sign | None) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from quarterdeck_workers.engine.engine_failures import OutputMemory, why_ended, why_raised
 from quarterdeck_workers.engine.liveness import Liveness, ProbeOutcome
 from quarterdeck_workers.engine.start_progress import Sign, StartProgress
+from quarterdeck_workers.engine.start_record import keep_start, last_start, record_of
 
 OK = ProbeOutcome(True)
 LATE = ProbeOutcome(False, "no answer within 5 s", busy=True)
@@ -151,3 +154,26 @@ def test_a_start_is_told_by_phase_with_rate_and_end() -> None:
         "warming up 25%, about 6 s left",
     ]
     assert progress.seconds == {"environment": 2.0, "weights": 5.0, "warmup": 3.0}
+
+
+def test_the_next_start_knows_how_long_the_last_one_took(tmp_path: Path) -> None:
+    record = record_of(tmp_path, "sha256:1", "vllm")
+    assert record != record_of(tmp_path, "sha256:1", "builtin")
+    assert last_start(record) == {}
+    keep_start(record, {"environment": 20.0, "compile": 30.5})
+    now = [100.0]
+    said: list[str] = []
+    progress = StartProgress(said.append, lambda: now[0], last_start(record))
+    progress.enter("environment")
+    now[0] = 121.0
+    progress.enter("compile")
+    now[0] = 190.0
+    progress.enter("warmup")
+    assert said == [
+        "starting the engine, ready in about 50 s", "compiling, ready in about 30 s", "warming up",
+    ]  # fmt: skip
+    for garbage in ("", "[1]", '{"a": "x"}', "{" * 9000, '{"a": null}'):
+        record.write_text(garbage)
+        assert last_start(record) == {}
+    record.write_text('{"a": NaN, "b": -1, "c": 2}')
+    assert last_start(record) == {"c": 2.0}

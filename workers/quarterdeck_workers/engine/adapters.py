@@ -78,6 +78,7 @@ def command_line_of_vllm(order: EngineOrder) -> CommandLine:
         python, "-m", "vllm.entrypoints.openai.api_server",
         "--model", order.model_path, "--served-model-name", order.model_name,
         "--host", order.host, "--port", str(order.port),
+        "--disable-uvicorn-access-log",  # the gateway has one; probes would fill this
     ]  # fmt: skip
     for degree in ("tensor", "pipeline"):
         if (size := int(parallelism.get(degree) or 1)) > 1:
@@ -101,6 +102,7 @@ def command_line_of_vllm(order: EngineOrder) -> CommandLine:
 
 
 _SHARDS = re.compile(r"checkpoint shards:\s+(\d+)%")
+_COMPILING = re.compile(r"Dynamo bytecode transform|Compiling a graph|Start compiling function")
 _GRAPHS = re.compile(r"Capturing CUDA graph.*?:\s+(\d+)%")
 
 
@@ -112,9 +114,9 @@ def sign_of_vllm(line: str) -> Sign | None:
         return Sign("warmup", int(found[1]) / 100)
     if "Starting to load model" in line:
         return Sign("weights")
-    if "torch.compile" in line or "Dynamo bytecode" in line or "Compiling a graph" in line:
+    if _COMPILING.search(line):
         return Sign("compile")
-    if "warm up" in line.lower() or "warming up" in line.lower() or "profile run" in line:
+    if "Loading weights took" in line or "GPU KV cache size" in line:
         return Sign("warmup")
     return None
 

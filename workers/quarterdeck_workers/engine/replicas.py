@@ -134,8 +134,8 @@ class ProgramReplica:
 
     def _tell_read(self, done: int, total: int) -> None:
         # Once the engine itself has said something, that counts.
-        if self._progress.phase in ("environment", "weights"):
-            self._progress.bytes("weights", done, total)
+        if self._progress.phase == "environment":
+            self._progress.bytes("environment", done, total)
 
     def _start_once(
         self, folder: Path, stopped: Callable[[], bool], alive: Callable[[], None]

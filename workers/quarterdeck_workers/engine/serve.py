@@ -24,6 +24,7 @@ from quarterdeck_workers.engine.model_files import local_folder
 from quarterdeck_workers.engine.probing import EngineClient, HealthWatch
 from quarterdeck_workers.engine.replicas import BuiltinReplica, ProgramReplica, Replica
 from quarterdeck_workers.engine.start_progress import StartProgress
+from quarterdeck_workers.engine.start_record import keep_start, last_start, record_of
 from quarterdeck_workers.rank.context import RankContext, StopRequest
 from quarterdeck_workers.rank.errors import blame_of
 
@@ -68,8 +69,13 @@ def _serve(context: RankContext, probe_every: float, probe_timeout: float) -> No
     if context.rank != 0:
         _stand_by(context)
         return
-    progress = StartProgress(context.phase, time.monotonic)
-    adapter = ADAPTERS[str(spec.get("engine") or "builtin")]
+    engine = str(spec.get("engine") or "builtin")
+    adapter = ADAPTERS[engine]
+    record = record_of(
+        context.workdir.parent.parent, models[0].digest, models[0].uri, engine,
+        *(repr(spec.get(field)) for field in ("engine_args", "command", "parallelism")),
+    )  # fmt: skip
+    progress = StartProgress(context.phase, time.monotonic, last_start(record))
     address = _address(context.master_address)
     replica: Replica
     if adapter.command_line is None:
@@ -89,6 +95,7 @@ def _serve(context: RankContext, probe_every: float, probe_timeout: float) -> No
         progress.enter("probe")
         _first_answer(replica, client, context)
         progress.done()
+        keep_start(record, progress.seconds)
         _tell_start(context, progress)
         context.phase(f"serving on {replica.url}", running=True)
         stop = _Watched(context, replica, client).until_stop(probe_every, probe_timeout)

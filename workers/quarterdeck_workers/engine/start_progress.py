@@ -6,7 +6,7 @@ Time comes in as a clock, what is said goes out through a function. Safe in any 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,11 +33,21 @@ class Sign:
 
 
 class StartProgress:
-    """Collects signs; says each phase at once and its progress at most once a second."""
+    """Collects signs; says each phase at once and its progress at most once a second.
 
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float]) -> None:
+    `before` has the seconds by phase of an earlier start like this, from which the end is expected
+    where a phase tells nothing of itself.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        clock: Callable[[], float],
+        before: Mapping[str, float] | None = None,
+    ) -> None:
         self._say = say
         self._clock = clock
+        self._expected = clock() + sum((before or {}).values())
         self._lock = threading.RLock()
         self.phase: StartPhase | None = None
         self._began = clock()
@@ -46,14 +56,15 @@ class StartProgress:
         """How long each phase took."""
         self.bytes_done = 0
 
-    def enter(self, phase: StartPhase, note: str = "") -> None:
+    def enter(self, phase: StartPhase) -> None:
         """A phase begins; entering the present one changes nothing."""
         with self._lock:
             if phase == self.phase:
                 return
             self._leave()
             self.phase = phase
-            self._tell(WORDS[phase] + (f" {note}" if note else ""))
+            left = self._expected - self._clock()
+            self._tell(WORDS[phase] + (f", ready in about {left:.0f} s" if left >= 1 else ""))
 
     def done(self) -> None:
         """The start is over."""
@@ -69,7 +80,7 @@ class StartProgress:
                 self._tell(f"{WORDS[sign.phase]} {sign.share:.0%}{self._about(sign.share)}")
 
     def bytes(self, phase: StartPhase, done: int, total: int) -> None:
-        """So many bytes of a phase's work are done."""
+        """So many bytes of a phase's work are done; beside a starting program, weights are read."""
         with self._lock:
             self.enter(phase)
             self.bytes_done = done
@@ -77,8 +88,9 @@ class StartProgress:
                 return
             seconds = self._clock() - self._began
             rate = f", {done / seconds / 1e6:,.0f} MB/s" if seconds > _SURE_AFTER else ""
+            words = WORDS[phase] + (", reading weights" if phase == "environment" else "")
             amount = f"{done / _GIB:.1f}/{total / _GIB:.1f} GiB"
-            self._tell(f"{WORDS[phase]} {amount}{rate}{self._about(done / total)}")
+            self._tell(f"{words} {amount}{rate}{self._about(done / total)}")
 
     def _about(self, share: float) -> str:
         seconds = self._clock() - self._began
