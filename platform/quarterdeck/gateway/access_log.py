@@ -43,6 +43,7 @@ class Record:
     seconds: float = 0.0
     tokens_in: int = 0
     tokens_out: int = 0
+    tokens_cached: int | None = None
     bytes_in: int = 0
     trace_id: str = ""
     replicas: list[str] = field(default_factory=list)

@@ -3,6 +3,7 @@ the engines' own numbers, and for each service its routing policy with what that
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from quarterdeck.routing.slow_start import ramp
 from quarterdeck.specs.gateway_snapshot import EngineEndpoint, GatewaySnapshot, ServiceRoute
 from quarterdeck.specs.routing import RoutingSettings
 
+_log = logging.getLogger(__name__)
 LOAD_VALID_S = 5.0
 """An engine's own numbers count for so long."""
 _LONG_AGO = float("-inf")
@@ -136,6 +138,7 @@ class Fleet:
             return
         key = replica.service
         for ejected, why in self._services[key].outliers.record(run_id, outcome, self._clock()):
+            _log.warning("replica %s of service %s/%s is ejected: %s", ejected, *key, why)
             if self._on_ejection is not None:
                 self._on_ejection(*key, ejected, why)
 

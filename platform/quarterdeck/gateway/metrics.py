@@ -33,6 +33,7 @@ class _Series:
     per_token: Series
     tokens_in: Series
     tokens_out: Series
+    tokens_cached: Series
     statuses: dict[int, Counter] = field(default_factory=dict)
 
 
@@ -98,6 +99,10 @@ class GatewayMetrics:
         )  # fmt: skip
         self._tokens_in = self._by_replica("prompt_tokens", "Tokens of prompts", _TOKENS)
         self._tokens_out = self._by_replica("output_tokens", "Tokens of answers", _TOKENS)
+        self._tokens_cached = self._by_replica(
+            "cached_prompt_tokens", "Tokens of prompts that the engine had cached, where it tells",
+            (0, *_TOKENS),
+        )  # fmt: skip
         self.ejections = Counter(
             "quarterdeck_gateway_ejections_total",
             "Replicas taken out of traffic for a while because their answers failed",
@@ -134,6 +139,8 @@ class GatewayMetrics:
             series.tokens_in.observe(record.tokens_in)
         if record.tokens_out:
             series.tokens_out.observe(record.tokens_out)
+        if record.tokens_cached is not None:
+            series.tokens_cached.observe(record.tokens_cached)
         if record.stream and record.tokens_out > 1:
             generating = record.seconds - record.first_byte
             series.per_token.observe(generating / (record.tokens_out - 1))
@@ -150,6 +157,7 @@ class GatewayMetrics:
             self._per_token.labels(*labels),
             self._tokens_in.labels(*labels),
             self._tokens_out.labels(*labels),
+            self._tokens_cached.labels(*labels),
         )
         if record.replica:
             self._series[record.replica] = made
@@ -163,7 +171,7 @@ class GatewayMetrics:
                 self._requests.remove(*series.labels, str(status))
             for histogram in (
                 self._seconds, self._first_byte, self._per_token, self._tokens_in,
-                self._tokens_out,
+                self._tokens_out, self._tokens_cached,
             ):  # fmt: skip
                 histogram.remove(*series.labels)
 

@@ -193,6 +193,7 @@ class Proxy:
                 )
             finally:
                 call.record.tokens_in, call.record.tokens_out = usage.tokens()
+                call.record.tokens_cached = usage.cached()
             return answer.status
         finally:
             if answer is not None:

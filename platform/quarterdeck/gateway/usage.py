@@ -10,6 +10,7 @@ import re
 
 _TAIL = 4096
 _PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d+)')
+_CACHED = re.compile(rb'"cached_tokens"\s*:\s*(\d+)')
 _ANSWER = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
 
 
@@ -33,6 +34,10 @@ class Usage:
         if answer is None:
             answer = self._events
         return prompt or 0, answer
+
+    def cached(self) -> int | None:
+        """Tokens of the prompt that the engine had in its cache; None: not told."""
+        return _last(_CACHED, self._tail) if b'"cached_tokens"' in self._tail else None
 
 
 def _last(pattern: re.Pattern[bytes], text: bytes) -> int | None:

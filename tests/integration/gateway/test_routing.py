@@ -143,3 +143,18 @@ def test_an_adapter_is_what_the_engine_is_asked_for(
         if first.startswith("POST ") and b"chat" not in body
     ]
     assert models[-4:] == ["fr"] * 4
+
+
+def test_what_engines_had_cached_is_measured_where_they_tell(
+    api: Any, gateways: Any, scripted: Any, kit: Any
+) -> None:
+    usage = {"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 64}}
+    answers = [json.dumps({"usage": usage}).encode(), b"{}"]
+    one = scripted("run-0", lambda n: [kit.whole(answers[n % 2])])
+    gateway, _ = serve(api, kit, gateways, [one], "prefix")
+    with gateway.client() as client:
+        homes(client, [BODY] * 4)
+        lines = client.get("/metrics").text.splitlines()
+    told = {line.partition("{")[0]: line.split()[-1] for line in lines if "cached_prompt" in line}
+    assert float(told["quarterdeck_gateway_cached_prompt_tokens_sum"]) == 128
+    assert float(told["quarterdeck_gateway_cached_prompt_tokens_count"]) == 2
