@@ -5,7 +5,7 @@ that takes traffic, and none while it has none. Weights say who is preferred, ne
 answers: when no weighted revision can take the request, all replicas may.
 
 A request with a session is not drawn by chance but by the session's hash: it stays with its
-revision, and as the newest one's weight grows, sessions only move to that one.
+revision, and as the newer one's weight grows, sessions only move to that one.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def _point(key: str, random: Random) -> float:
 
 
 def _drawn(shares: Mapping[int, float], point: float) -> int:
-    """The revision at `point` of all shares laid end to end, the newest first."""
+    """The revision at `point` of all shares laid end to end."""
     left = point * sum(shares.values())
-    for number in sorted(shares, reverse=True):
+    for number in sorted(shares):
         left -= shares[number]
         if left < 0:
             return number
-    return min(shares)
+    return max(shares)  # the sum's last bit
