@@ -57,6 +57,9 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
     service = {"kind": "service", "name": "s", "model": "file:///model"}
     for name in ("s", "gone"):
         admin.post("/apply", {"documents": [{**service, "name": name}]})
+    for batch in (1, 2):
+        revised = {**service, "name": "revised", "engine_args": {"max_batch": batch}}
+        admin.post("/apply", {"documents": [revised]})
     controller = Controller(platform.database)
     for _ in range(5):
         controller.tick()
@@ -92,7 +95,7 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
                  "job_metrics", "job_runs", "job_goodput", "job_checkpoints"):  # fmt: skip
         good[name] = Good({"id": "a"})
     for name in ("get_service", "list_revisions", "why_service", "service_events",
-                 "service_logs"):  # fmt: skip
+                 "service_logs", "get_rollout"):  # fmt: skip
         good[name] = Good({"id": "s"})
     for kind in ("model", "dataset", "tokenizer"):
         good[f"list_{kind}s"] = Good()
@@ -106,6 +109,17 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
         "retry_job": Good({"id": "ended"}),
         "put_service": Good({"id": "s"}, service, headers={"If-Match": "*"}),
         "scale_service": Good({"id": "s"}, {"replicas": 2}),
+        "steer_rollout": Good({"id": "s", "action": "pause"}),
+        "undo_rollout": Good({"id": "revised"}, {"to": 1}),
+        "gateway_observations": Good(
+            body={
+                "gateway": "g",
+                "seq": 1,
+                "revisions": [
+                    {"project": "default", "service": "s", "requests": 1},
+                ],
+            }
+        ),
         "delete_service": Good({"id": "gone"}),
         "get_run": Good({"id": start["run_id"]}),
         "get_checkpoint": Good({"id": checkpoint}),
