@@ -104,7 +104,9 @@ class Gateway:
             watching = asyncio.create_task(self._watch.run(None), name="snapshot-watch")
             loads = EngineLoads(session, self._fleet.engines_to_ask, self._fleet.told)
             asking = asyncio.create_task(loads.run(), name="engine-loads")
-            reporter = Reporter(self._settings, session, self._observed)
+            reporter = Reporter(
+                self._settings, session, self._observed, self._limits.demand, self._limits.share
+            )
             reporting = asyncio.create_task(reporter.run(), name="observations")
             await send({"type": "lifespan.startup.complete"})
             await receive()

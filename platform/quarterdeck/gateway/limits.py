@@ -12,6 +12,7 @@ from quarterdeck.gateway.errors import ApiError
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.routing.limits import KeyLimits
 from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, KeyDigest
+from quarterdeck.specs.observations import GatewayShares
 
 _MILLISECONDS = 1000
 
@@ -45,12 +46,18 @@ class Limits:
         self._clock = clock
         self._metrics = metrics
         self._keys: dict[str, KeyLimits] = {}
+        self._asked: dict[str, float] = {}
+        self._gateways = 1
 
     @contextmanager
     def hold(self, key: KeyDigest, guessed: int, record: Record) -> Iterator[Held]:
         """For as long as the request lasts; its record then says what it used. Raises ApiError
         429 naming the limit that is reached."""
-        limits = self._keys.setdefault(key.sha256, KeyLimits())
+        limits = self._keys.get(key.sha256)
+        if limits is None:
+            limits = self._keys[key.sha256] = KeyLimits(share=1.0 / self._gateways)
+        weight = guessed if key.tokens_per_minute is not None else 1
+        self._asked[key.sha256] = self._asked.get(key.sha256, 0.0) + weight
         limits.requests_per_minute = key.requests_per_minute
         limits.tokens_per_minute = key.tokens_per_minute
         limits.streams = key.streams
@@ -74,10 +81,16 @@ class Limits:
             used = guessed if record.status == 200 and not record.tokens_in else used
             limits.leave(guessed, used, self._clock())
 
-    def share(self, shares: dict[str, float]) -> None:
-        """This gateway's part of each key's rates from now on, by digest."""
-        for sha256, share in shares.items():
-            self._keys.setdefault(sha256, KeyLimits()).share = share
+    def demand(self, seconds: float) -> dict[str, float]:
+        """What each key asked for since the last call, a second; refused requests too."""
+        asked, self._asked = self._asked, {}
+        return {key: amount / max(seconds, 0.001) for key, amount in asked.items()}
+
+    def share(self, told: GatewayShares) -> None:
+        """This gateway's part of each key's limits from now on."""
+        self._gateways = max(1, told.gateways)
+        for key, limits in self._keys.items():
+            limits.share = told.shares.get(key, 1.0 / self._gateways)
 
     def apply(self, snapshot: GatewaySnapshot) -> None:
         """Forget keys that are gone."""

@@ -24,12 +24,16 @@ from quarterdeck.specs.observations import (
     MOST_REVISIONS,
     TTFT_BUCKETS_S,
     GatewayObservations,
+    GatewayShares,
     RevisionObservation,
 )
 
 _log = logging.getLogger(__name__)
 PERIOD_S = 1.0
 TIMEOUT_S = 5.0
+QUIET_S = 3.0
+"""A gateway with nothing to tell reports this seldom, in seconds."""
+_LARGEST_ANSWER = 2**20
 MOST_UNSENT = 30
 """Reports that wait for an api that is away."""
 _CLIENT_LEFT = 499
@@ -130,11 +134,16 @@ class Reporter:
         settings: GatewaySettings,
         session: aiohttp.ClientSession,
         take: Callable[[], list[RevisionObservation]],
+        demand: Callable[[float], dict[str, float]],
+        shared: Callable[[GatewayShares], None],
         period: float = PERIOD_S,
     ) -> None:
         self._settings = settings
         self._session = session
         self._take = take
+        self._demand = demand
+        self._shared = shared
+        self._quiet = QUIET_S
         self._period = period
         self._gateway = f"gw-{secrets.token_hex(8)}"
         self._seq = 0
@@ -149,12 +158,16 @@ class Reporter:
         while True:
             await asyncio.sleep(self._period)
             now = loop.time()
-            if revisions := self._take():
+            revisions, demand = self._take(), self._demand(now - before)
+            self._quiet += now - before
+            # A gateway that says nothing for long has no part of the limits any more.
+            if revisions or demand or self._quiet >= QUIET_S:
+                self._quiet = 0.0
                 self._seq += 1
                 self.unsent.append(
                     GatewayObservations(
                         gateway=self._gateway, seq=self._seq, seconds=now - before,
-                        revisions=revisions,
+                        revisions=revisions, demand=demand,
                     )
                 )  # fmt: skip
             before = now
@@ -187,3 +200,6 @@ class Reporter:
             if response.status >= 400:
                 # It will never be taken: another one may.
                 _log.error("the api refused a report of observations: status %d", response.status)
+                return
+            told = await response.content.read(_LARGEST_ANSWER)
+        self._shared(GatewayShares.model_validate_json(told or b"{}"))

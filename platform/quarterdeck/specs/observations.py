@@ -15,6 +15,7 @@ TTFT_BUCKETS_S = (
 """Upper bounds, in seconds, of the buckets in which gateways count times to the first token."""
 MOST_REVISIONS = 2000
 """Revisions that one report may tell of."""
+MOST_KEYS = 5000
 _Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -44,3 +45,16 @@ class GatewayObservations(Message):
     seq: int = Field(ge=1, le=2**53)
     seconds: float = Field(default=1.0, ge=0, le=86400, allow_inf_nan=False)
     revisions: list[RevisionObservation] = Field(default=[], max_length=MOST_REVISIONS)
+    demand: dict[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], float] = Field(
+        default={}, max_length=MOST_KEYS
+    )
+    """By the digest of each key with limits: what it asked of this gateway, refused or not, in
+    tokens (requests, where only these are limited) a second."""
+
+
+class GatewayShares(Message):
+    """The answer: this gateway's part of each key's limits from now on, and how many gateways
+    share those that are not named."""
+
+    gateways: int = 1
+    shares: dict[str, float] = {}

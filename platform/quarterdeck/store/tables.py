@@ -10,7 +10,13 @@ from quarterdeck.store.tables_access import (
     SecretRow,
     SettingRow,
 )
-from quarterdeck.store.tables_fleet import ClusterRow, NodeFaultRow, NodeRow, OrphanRow
+from quarterdeck.store.tables_fleet import (
+    ClusterRow,
+    GatewayRow,
+    NodeFaultRow,
+    NodeRow,
+    OrphanRow,
+)
 from quarterdeck.store.tables_logs import LogChunkRow, LogFileRow, OwnerLogsRow
 from quarterdeck.store.tables_record import (
     AssetAliasRow,
@@ -39,6 +45,7 @@ __all__ = [
     "CheckpointRow",
     "ClusterRow",
     "EventRow",
+    "GatewayRow",
     "IdempotencyRow",
     "JobEdgeRow",
     "JobRow",

@@ -11,6 +11,18 @@ from sqlalchemy.orm import Mapped, mapped_column
 from quarterdeck.store.columns import Base, BigId, database_now
 
 
+class GatewayRow(Base):
+    """A gateway process that reports; gone two minutes after its last report."""
+
+    __tablename__ = "gateways"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger)
+    demand: Mapped[dict[str, Any]]
+    """What keys with limits asked of it lately, by the key's digest."""
+    seen_at: Mapped[datetime]
+
+
 class ClusterRow(Base):
     __tablename__ = "clusters"
 

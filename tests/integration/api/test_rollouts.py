@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from quarterdeck.controller.loop import Controller
+from quarterdeck.store.columns import database_now
+from quarterdeck.store.tables import GatewayRow
 from tests.integration.api.conftest import Platform, agent_beat, problem
 
 SERVICE: dict[str, Any] = {
@@ -114,8 +117,8 @@ def test_reports_of_gateways_count_once_and_are_bounded(
     platform: Platform, served: Controller
 ) -> None:
     for seq in (1, 1, 2):
-        assert report(platform, seq, requests=10, errors=1, ttft={"3": 9}).status_code == 204
-    assert report(platform, 3, service="gone", requests=10).status_code == 204
+        assert report(platform, seq, requests=10, errors=1, ttft={"3": 9}).status_code == 200
+    assert report(platform, 3, service="gone", requests=10).status_code == 200
     (line,) = platform.admin.get("/services/s/rollout").json()["revisions"]
     assert (line["requests"], line["error_rate"]) == (20, 0.1)
     assert 0.05 < line["ttft_p95"] <= 0.1
@@ -124,3 +127,26 @@ def test_reports_of_gateways_count_once_and_are_bounded(
     operator = platform.key("operator")
     body = {"gateway": "g", "seq": 9, "revisions": []}
     assert problem(operator.post("/gateway/observations", body)) == "access_denied"
+
+
+def test_gateways_share_the_limits_of_keys_by_demand(platform: Platform) -> None:
+    busy, idle = "a" * 64, "b" * 64
+
+    def tell(gateway: str, seq: int, **demand: float) -> Any:
+        named = {"busy": busy, "idle": idle}
+        body = {
+            "gateway": gateway, "seq": seq,
+            "demand": {named[name]: value for name, value in demand.items()},
+        }  # fmt: skip
+        return platform.agent.post("/gateway/observations", body).json()
+
+    assert tell("g1", 1, busy=900.0) == {"gateways": 1, "shares": {busy: 1.0}}
+    second = tell("g2", 1, busy=100.0)
+    assert second["gateways"] == 2 and second["shares"][busy] == pytest.approx(0.14)
+    first = tell("g1", 2, busy=900.0, idle=1.0)
+    assert first["shares"] == {busy: pytest.approx(0.86), idle: pytest.approx(0.95)}
+    with platform.database.write() as session:
+        session.execute(
+            update(GatewayRow).where(GatewayRow.name == "g1").values(seen_at=database_now(-11))
+        )
+    assert tell("g2", 2, busy=100.0) == {"gateways": 1, "shares": {busy: 1.0}}

@@ -74,7 +74,8 @@ class SnapshotServer:
         self.polls: list[tuple[str | None, str | None]] = []
         self.reports: list[dict[str, Any]] = []
         """Observations that were sent, also those that were not taken."""
-        self.takes = 204
+        self.takes = 200
+        self.shares: dict[str, Any] = {"gateways": 1, "shares": {}}
         """The status that a report is answered with."""
         outer = self
 
@@ -136,9 +137,11 @@ class SnapshotServer:
         assert request.path == "/api/v1/gateway/observations"
         assert request.headers.get("Authorization") == f"Bearer {GATEWAY_KEY}"
         self.reports.append({**json.loads(body), "answer": self.takes})
+        told = json.dumps(self.shares).encode()
         request.send_response(self.takes)
-        request.send_header("content-length", "0")
+        request.send_header("content-length", str(len(told)))
         request.end_headers()
+        request.wfile.write(told)
 
     def close(self) -> None:
         with self._news:

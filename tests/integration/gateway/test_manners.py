@@ -325,3 +325,30 @@ def test_operators_may_ask_why_this_replica(
     with gateway.client() as client:
         denied = client.post("/v1/completions?explain=1", json=BODY)
     assert (denied.status_code, code_of(denied)) == (403, "access_denied")
+
+
+def test_a_gateway_takes_its_part_of_a_limit(
+    api: Any, gateways: Any, kit: Any, scripted: Any
+) -> None:
+    replica = scripted("run-1", lambda n: [kit.whole(USAGE)])
+    key = kit.KEYS[0].model_copy(update={"requests_per_minute": 100})
+    api.shares = {"gateways": 2, "shares": {key.sha256: 0.03}}
+    api.publish(kit.route("chat", replica.endpoint()), keys=[key, *kit.KEYS[1:]])
+    gateway = gateways()
+    gateway.wait_for("chat")
+
+    def told() -> float:
+        return sum(report["demand"].get(key.sha256, 0.0) > 0 for report in api.reports)
+
+    with gateway.client() as client:
+        assert client.post("/v1/completions", json=BODY).status_code == 200
+        kit.wait_until(lambda: told() >= 1, "the demand was not reported")
+        kit.wait_until(
+            lambda: client.post("/v1/completions", json=BODY).status_code == 429,
+            "the share was not taken",
+        )
+        refused = client.post("/v1/completions", json=BODY)
+        assert "100 requests a minute" in refused.json()["error"]["message"]
+    assert len(replica.requests) < 100
+    before = told()
+    kit.wait_until(lambda: told() > before, "refused requests are demand too")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query
 
 from quarterdeck.api.auth import Agent, AnyCaller
 from quarterdeck.api.orders import claim_run
@@ -17,8 +17,9 @@ from quarterdeck.api.routing_table import snapshot
 from quarterdeck.api.state import ApiState, State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.api.tunnels import token_for
+from quarterdeck.routing.shares import shares
 from quarterdeck.specs.gateway_snapshot import GatewaySnapshot
-from quarterdeck.specs.observations import GatewayObservations
+from quarterdeck.specs.observations import GatewayObservations, GatewayShares
 from quarterdeck.specs.protocol import (
     AgentBeat,
     AgentWork,
@@ -29,6 +30,7 @@ from quarterdeck.specs.protocol import (
     TunnelToOpen,
 )
 from quarterdeck.store import agents, beats
+from quarterdeck.store.gateways import hear_gateway
 from quarterdeck.store.observations import record_observations
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tunnel_queries import waiting_tunnels
@@ -138,15 +140,16 @@ async def gateway_snapshot(
 
 @router.post(
     "/gateway/observations",
-    status_code=204,
-    response_class=Response,
+    response_model=GatewayShares,
     responses=documented("key_unknown", "access_denied"),
 )
-def gateway_observations(said: GatewayObservations, state: State, caller: Agent) -> None:
-    """Store what a gateway saw of services' revisions; a report that came before changes
-    nothing."""
+def gateway_observations(said: GatewayObservations, state: State, caller: Agent) -> Any:
+    """Store what a gateway saw of services' revisions (a report that came before changes nothing);
+    answer with its part of the limits of keys."""
     with state.database.write() as session:
         record_observations(session, said)
+        demands = hear_gateway(session, said.gateway, said.seq, said.demand)
+    return GatewayShares(gateways=len(demands), shares=shares(demands, said.gateway))
 
 
 async def long_poll(
