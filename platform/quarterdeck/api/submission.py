@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
 
 from quarterdeck.api.auth import Caller
 from quarterdeck.api.documents import Document, in_order, jobs_of, read_documents, refuse
@@ -19,7 +22,7 @@ from quarterdeck.api.problems import ProblemError
 from quarterdeck.api.resolution import Resolver
 from quarterdeck.api.workdirs import check_workdirs
 from quarterdeck.artifacts import ArtifactStore
-from quarterdeck.specs.kinds import ServiceSpec
+from quarterdeck.specs.kinds import DOCUMENT, ServiceSpec
 from quarterdeck.specs.resources import Applied, FieldProblem
 from quarterdeck.specs.rollout import same_replicas
 from quarterdeck.store import array_rows, job_queries, service_queries
@@ -239,8 +242,9 @@ def change_service(session: Session, row: ServiceRow, document: Document, *, act
     """Let a service (its row locked) be as the document says; whether anything changed."""
     spec = document.parsed
     assert isinstance(spec, ServiceSpec)
-    if row.spec != document.spec:
-        alike = same_replicas(row.spec, document.spec)
+    before = _complete(row.spec)
+    if before != document.spec:
+        alike = same_replicas(before, document.spec)
         change = service_queries.change_live if alike else service_queries.revise_service
         change(
             session, row, spec=document.spec, replicas=spec.replicas, priority=spec.priority,
@@ -251,6 +255,14 @@ def change_service(session: Session, row: ServiceRow, document: Document, *, act
         service_queries.scale_service(session, row, spec.replicas, actor=actor)
         return True
     return False
+
+
+def _complete(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored spec with the defaults of fields that came after it: an upgrade changes nothing."""
+    try:
+        return DOCUMENT.validate_python(stored).model_dump(mode="json")
+    except ValidationError:
+        return stored
 
 
 def _prune(

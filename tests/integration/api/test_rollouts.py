@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from quarterdeck.controller.loop import Controller
 from quarterdeck.store.columns import database_now
-from quarterdeck.store.tables import GatewayRow
+from quarterdeck.store.tables import GatewayRow, ServiceRow
 from tests.integration.api.conftest import Platform, agent_beat, problem
 
 SERVICE: dict[str, Any] = {
@@ -111,6 +111,18 @@ def test_what_changes_no_replica_makes_no_revision(platform: Platform, served: C
     assert (status["phase"], status["reason"]) == ("paused", "WaitingForResume")
     traffic = platform.agent.get("/gateway/snapshot").json()["services"][0]["traffic"]
     assert traffic == [{"revision": 1, "weight": 0.9}, {"revision": 2, "weight": 0.1}]
+
+
+def test_fields_that_came_after_a_service_do_not_roll_it(platform: Platform) -> None:
+    apply(platform)
+    with platform.database.write() as session:
+        row = session.scalars(select(ServiceRow)).one()
+        row.spec = {
+            name: row.spec[name] for name in ("kind", "name", "project", "model", "replicas")
+        }
+    assert apply(platform)["action"] == "unchanged"
+    assert apply(platform, replicas=2)["message"] == "revision 1"
+    assert apply(platform, engine_args={"max_batch": 2})["message"] == "revision 2"
 
 
 def test_reports_of_gateways_count_once_and_are_bounded(
