@@ -24,6 +24,7 @@ from quarterdeck.store.admission import (
     claim_jobs,
     jobs_by_id,
     note_pending,
+    note_services_pending,
     service_as_read,
     world,
 )
@@ -198,6 +199,7 @@ class Admission:
             seen = world(session, sorted(mine))
         requests, refused = self._requests(seen, mine, turns)
         if not requests and not refused:
+            self._explain_services(seen, [])
             self._rest(turns, seen)
             return 0
         made = plan(snapshot_of(seen, requests), seen.now)
@@ -211,6 +213,7 @@ class Admission:
                 with turns.turn("service", owner):
                     created += self._start_replica(seen, services, assignment)
         self._explain(jobs, [*made.pending, *refused], lease_id, turns)
+        self._explain_services(seen, made.pending)
         self._rest(turns, seen)
         return created
 
@@ -327,6 +330,23 @@ class Admission:
                         facts=item.facts,
                         starts_at=item.starts_at,
                     )
+
+    def _explain_services(self, seen: World, pending: Iterable[Pending]) -> None:
+        """Say of each service why a replica of it, one of a rollout too, finds no place."""
+        facts: dict[str, list[str]] = {}
+        for item in pending:
+            owner, hash_, rest = item.request_id.partition("#")
+            if hash_ and owner not in facts:
+                number = rest.partition("#")[0]
+                facts[owner] = [f"a replica of revision {number} waits: {item.message}"]
+        changed = {
+            service.id: facts.get(service.id, [])
+            for service in seen.services
+            if list(service.facts) != facts.get(service.id, [])
+        }
+        if changed:
+            with self._database.write() as session:
+                note_services_pending(session, changed)
 
 
 def _new_run(job: JobRow, assignment: Assignment, inputs: dict[str, Any]) -> NewRun:

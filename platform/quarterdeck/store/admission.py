@@ -193,6 +193,18 @@ def note_pending(
         )
 
 
+def note_services_pending(session: Session, facts: Mapping[str, Sequence[str]]) -> None:
+    """Say why replicas wait, by service id; empty: none does. Words for people alone: nothing is
+    decided by them, so nothing guards them."""
+    for service_id, said in facts.items():
+        session.execute(
+            update(ServiceRow)
+            .where(ServiceRow.id == service_id)
+            .values(facts=[clean(fact) for fact in said])
+            .execution_options(synchronize_session=False)
+        )
+
+
 def service_as_read(session: Session, service: ServiceRow) -> ServiceRow:
     """The row again, in this session; raises StaleRow unless it is as `service` was read."""
     current = session.get(ServiceRow, service.id)

@@ -160,6 +160,20 @@ def shift(platform: Any, service_id: str, name: str, seconds: float) -> None:
         row.rollout = {**row.rollout, name: moment.isoformat()}
 
 
+def test_a_rollout_without_room_says_so(platform: Any, chat: str) -> None:
+    platform.revise(chat, replicas=8)
+    settle(platform, chat, 6)
+    assert serving(platform, chat) == {1: 8} and platform.service(chat).facts == []
+    platform.revise(chat, engine_args={"max_batch": 2})
+    settle(platform, chat, 3)
+    assert serving(platform, chat) == {1: 8}
+    (fact,) = platform.service(chat).facts
+    assert fact.startswith("a replica of revision 2 waits: ")
+    platform.revise(chat, rollout={"max_surge": 0, "max_unavailable": 1})
+    settle(platform, chat, 30)
+    assert serving(platform, chat) == {2: 8} and platform.service(chat).facts == []
+
+
 def test_a_canary_with_too_many_errors_goes_back(platform: Any, chat: str) -> None:
     platform.revise(chat, rollout=CANARY)
     platform.revise(chat, engine_args={"max_batch": 2})
