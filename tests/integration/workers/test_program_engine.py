@@ -1,4 +1,4 @@
-"""A replica whose engine is a program, on a real cluster: beats, health, the way out."""
+"""A replica whose engine is a program, on a real cluster: its beats, and the way out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def engines(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def test_a_program_s_replica_is_ready_unhealthy_while_it_hangs_and_drains(
+def test_a_program_s_replica_is_ready_tells_its_load_and_drains(
     recorder: Recorder, machine: object, tmp_path: Path
 ) -> None:
     run = submit(recorder, "program", tmp_path)
@@ -49,12 +49,6 @@ def test_a_program_s_replica_is_ready_unhealthy_while_it_hangs_and_drains(
     beat: RunBeat = recorder.beats[run][-1]
     assert beat.endpoint is not None and beat.endpoint.probed and beat.endpoint.kv_usage == 0.25
     assert any(event.type == "replica.started" for b in recorder.beats[run] for event in b.events)
-    (engine,) = engines(tmp_path)
-    engine.send_signal(signal.SIGSTOP)
-    recorder.wait(lambda: recorder.phase(run) == "unhealthy", 30)
-    assert "no answer within 5 s" in recorder.beats[run][-1].message
-    engine.send_signal(signal.SIGCONT)
-    recorder.wait(lambda: recorder.phase(run) == "ready", 15)
     recorder.reply(run, "stop", 20)
     assert recorder.ended(run).reported_phase == "cancelled"  # as it was told
     assert engines(tmp_path) == []

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from quarterdeck_workers.engine.engine_failures import OutputMemory, why_ended, why_raised
-from quarterdeck_workers.engine.liveness import Liveness, ProbeOutcome
+from quarterdeck_workers.engine.liveness import (
+    MOST_FAILURES,
+    PROBE_EVERY,
+    PROBE_TIMEOUT,
+    Liveness,
+    ProbeOutcome,
+)
+from quarterdeck_workers.engine.probing import METRICS_TIMEOUT
 from quarterdeck_workers.engine.start_progress import Sign, StartProgress
 from quarterdeck_workers.engine.start_record import keep_start, last_start, record_of
 
@@ -27,6 +34,11 @@ def test_three_late_answers_while_the_counter_stands_still_are_too_many() -> Non
     assert fed((LATE, 10), (LATE, 10)).healthy
     assert not fed((LATE, 10), (LATE, 10), (LATE, 10)).healthy
     assert fed((LATE, 10), (LATE, 10), (OK, 11), (LATE, 11), (LATE, 11)).healthy
+
+
+def test_one_that_hangs_is_known_within_thirty_seconds() -> None:
+    each = PROBE_TIMEOUT + METRICS_TIMEOUT  # it answers neither
+    assert PROBE_EVERY + MOST_FAILURES * max(each, PROBE_EVERY) < 30
 
 
 def test_late_answers_of_an_engine_that_works_do_not_count() -> None:

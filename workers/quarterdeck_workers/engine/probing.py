@@ -19,7 +19,7 @@ from quarterdeck_workers.engine.liveness import ProbeOutcome
 from quarterdeck_workers.engine.metric_names import EngineLoad, MetricNames, read_load
 
 _MOST_BYTES = 4 * 2**20
-_METRICS_SECONDS = 2.0
+METRICS_TIMEOUT = 2.0
 _READY_SECONDS = 2.0
 _BUSY = 429
 
@@ -48,7 +48,7 @@ class EngineClient:
     def load(self) -> EngineLoad:
         """What its metrics say now; empty where it has none."""
         try:
-            status, text = self._ask("GET", "/metrics", None, _METRICS_SECONDS)
+            status, text = self._ask("GET", "/metrics", None, METRICS_TIMEOUT)
         except OSError:
             return EngineLoad()
         if status != http.client.OK:
