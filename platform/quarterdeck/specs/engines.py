@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from quarterdeck.specs.base import Spec
+from quarterdeck.specs.units import Seconds
 
 EngineName = Literal["builtin", "vllm", "command"]
 ProbeKind = Literal["completion", "chat", "embedding"]
@@ -66,8 +67,8 @@ class EngineFields(Spec):
     """The kind of request by which a replica shows that it works."""
     environment: EngineEnvironment = EngineEnvironment()
     env: dict[str, str] = {}
-    start_timeout: Annotated[float, Field(gt=0, le=86_400)] = 1800
-    """Seconds until an engine must be ready."""
+    start_timeout: Annotated[Seconds, Field(gt=0, le=86_400)] = 1800
+    """How long until an engine must be ready."""
 
     @model_validator(mode="after")
     def _belong_together(self) -> Any:

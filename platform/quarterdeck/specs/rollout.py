@@ -155,13 +155,7 @@ def rollout_of(spec: Mapping[str, Any]) -> Rollout:
     return Rollout.model_validate(spec.get("rollout") or {})
 
 
-def same_replicas(
-    before: Mapping[str, Any], after: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
-) -> bool:
-    """Whether two specs of a service ask for the same replicas, however many. A spec that was
-    stored before a field existed has the field's default."""
-    known = defaults or {}
+def same_replicas(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether two specs of a service ask for the same replicas, however many."""
     names = {*before, *after} - LIVE_FIELDS
-    return all(
-        before.get(name, known.get(name)) == after.get(name, known.get(name)) for name in names
-    )
+    return all(before.get(name) == after.get(name) for name in names)
