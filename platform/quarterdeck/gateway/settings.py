@@ -21,8 +21,8 @@ class GatewaySettings:
     port: int = 8081
     snapshot_wait: float = 20.0
     """How long the api may hold a poll."""
-    max_in_flight: int = 512
-    max_connections: int = 4096
+    max_in_flight: int = 5000
+    max_connections: int = 10_000
     max_body: int = 8 * 2**20
     max_header: int = 64 * 2**10
     header_timeout: float = 10.0
