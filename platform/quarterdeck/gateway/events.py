@@ -56,4 +56,5 @@ class EventRelay:
         """The stream has said its last word: `[DONE]`, or an error of its own."""
         passed = self._passed.rstrip()
         start = max(passed.rfind(b"\n\n"), passed.rfind(b"\r\n\r\n")) + 1
-        return not self._held and passed[start:].strip().startswith(_LAST_WORDS)
+        # A blank line more between two events may be cut in its middle: it is no event.
+        return not self._held.strip(b"\r\n") and passed[start:].strip().startswith(_LAST_WORDS)

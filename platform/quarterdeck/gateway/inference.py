@@ -181,7 +181,7 @@ class Inference:
             self._metrics.fallbacks.labels(route.project, route.name).inc()
             call.record.service, call.record.fallback = other.name, True
             name = engine_model(other, call.headers)
-            return await self._in_place(other, call.with_body(_renamed(parsed, name)), send)
+            return await self._in_place(other, call.for_another(_renamed(parsed, name)), send)
 
     async def _in_place(self, route: ServiceRoute, call: Call, send: Send) -> int:
         record = call.record

@@ -58,9 +58,9 @@ class Call:
     revision: int | None = None
     """The revision that an operator wants."""
 
-    def with_body(self, body: bytes) -> Call:
-        """The same call with another body."""
-        return replace(self, body=body)
+    def for_another(self, body: bytes) -> Call:
+        """The same call to another service, which has other revisions."""
+        return replace(self, body=body, revision=None)
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,9 @@ def _text(description: str, pattern: str) -> Any:
 _NUMBER = r"^\s*[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?\s*"
 
 
-def _names_or_list(parsed: JsonSchemaValue) -> JsonSchemaValue:
+def _names_or_list(parsed: JsonSchemaValue, words: str = "a reference") -> JsonSchemaValue:
     item = parsed.get("items", {})
-    short: JsonSchemaValue = {"type": "string", "description": "a reference"}
+    short: JsonSchemaValue = {"type": "string", "description": words}
     either = {"anyOf": [item, short]}
     return {"anyOf": [{**parsed, "items": either}, item, short]}
 
@@ -71,6 +71,7 @@ _WIDER = {
     "_architecture": _text("the name of a preset, e.g. llama-3-8b", r"^[a-z0-9][a-z0-9.-]*$"),
     "_secret": _text("the name of a secret", r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"),
     "_datasets": _names_or_list,
+    "_aliases": lambda parsed: _names_or_list(parsed, "a model name"),
 }
 
 

@@ -53,9 +53,9 @@ class Mirror(Spec):
     share: Share = 1.0
 
 
-def _alias(value: object) -> object:
+def _aliases(value: object) -> object:
     items = value if isinstance(value, (list, tuple)) else [value]
     return [{"name": item} if isinstance(item, str) else item for item in items]
 
 
-Aliases = Annotated[tuple[Alias, ...], BeforeValidator(_alias), Field(max_length=MOST_ALIASES)]
+Aliases = Annotated[tuple[Alias, ...], BeforeValidator(_aliases), Field(max_length=MOST_ALIASES)]
