@@ -71,6 +71,7 @@ def _manners(spec: dict[str, Any]) -> dict[str, Any]:
         "aliases": spec.get("aliases") or [],
         "fallback": spec.get("fallback"),
         "mirror": spec.get("mirror"),
+        "wakes": spec.get("idle_after") is not None,
         "concurrency": admission.concurrency or _AHEAD * _batch(spec),
         **admission.model_dump(exclude={"concurrency"}),
         **timeouts.model_dump(),

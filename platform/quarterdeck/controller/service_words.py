@@ -20,16 +20,21 @@ class Words:
 def words_of(
     service: ServiceRow,
     state: RolloutState | None,
+    wanted: int,
     live: int,
     ready: int,
     failures: Crashes,
     failure: str,
 ) -> Words:
-    """Of a service with `live` replicas, `ready` of them ready; `failure` says what the last of the
-    `failures` in a row died of."""
+    """Of a service that wants `wanted` replicas now and has `live`, `ready` of them ready;
+    `failure` says what the last of the `failures` in a row died of."""
     if service.desired == "stop":
         return Words("Draining", f"{live} replicas left")
-    reason, message = "", f"{ready} of {service.desired_replicas} replicas ready"
+    if wanted < service.desired_replicas:
+        idle = service.spec.get("idle_after")
+        message = f"no request for {idle:g} s: {live} replicas left, the next request wakes it"
+        return Words("Asleep", message)
+    reason, message = "", f"{ready} of {wanted} replicas ready"
     if state is not None and state.under_way and state.stable is not None:
         reason = state.reason or "RollingOut"
         message += f"; revision {state.stable} → {state.target}"
@@ -41,6 +46,6 @@ def words_of(
         message += f"; {state.message}"
     if failures.count:
         message += f"; {failures.count} failures in a row, the last: {failure}"
-        if ready < service.desired_replicas or (state is not None and state.under_way):
+        if ready < wanted or (state is not None and state.under_way):
             reason = "CrashLoop"
     return Words(reason, message)

@@ -16,6 +16,7 @@ from quarterdeck.controller.service_words import Words, words_of
 from quarterdeck.controller.turns import Turns
 from quarterdeck.lifecycle.analysis import NOTHING, Observed
 from quarterdeck.lifecycle.crashes import crash_words
+from quarterdeck.lifecycle.idleness import asleep
 from quarterdeck.lifecycle.replicas import (
     Crashes,
     ReplicaFacts,
@@ -70,6 +71,7 @@ class _Plan:
     rows: dict[str, Any]
     """`rollout` as it is stored."""
     ready: int
+    wanted: int
     failures: Crashes = field(default_factory=Crashes)
     """Of the revision that is to serve in the end."""
 
@@ -152,9 +154,9 @@ class Services:
         settings = rollout_of(service.spec)
         state, news = _state_of(service), list[News]()
         stopping = service.desired == "stop"
-        wanted = 0 if stopping else service.desired_replicas
+        wanted = 0 if stopping or _asleep(view) else service.desired_replicas
         if newest is not None and not stopping:
-            facts = self._facts(view, state, settings, live, ended, newest)
+            facts = self._facts(view, wanted, state, settings, live, ended, newest)
             state, news = advance(state, facts, settings, view.now)
         counts = state.wanted if state is not None and not stopping else {}
         surge = settings.surge(wanted)
@@ -179,11 +181,12 @@ class Services:
             }
         main = failures.get(state.main) if state is not None else None
         ready = sum(run.phase == "ready" for run in live)
-        return _Plan(state, news, replicas, stored, ready, main or Crashes())
+        return _Plan(state, news, replicas, stored, ready, wanted, main or Crashes())
 
     def _facts(
         self,
         view: ServiceView,
+        wanted: int,
         state: RolloutState | None,
         settings: Rollout,
         live: Sequence[ReplicaFacts],
@@ -203,7 +206,7 @@ class Services:
             observed, results = self._trial(view, state, settings)
         wish = (view.service.rollout_wish or {}).get("wish")
         return RolloutFacts(
-            replicas=view.service.desired_replicas,
+            replicas=wanted,
             newest=newest,
             revisions=revisions,
             failures=failures.count,
@@ -253,7 +256,13 @@ class Services:
     ) -> bool:
         failure = _words_of_run(view.ended, plan.failures.last)
         words = missing or words_of(
-            view.service, plan.state, len(view.live), plan.ready, plan.failures, failure
+            view.service,
+            plan.state,
+            plan.wanted,
+            len(view.live),
+            plan.ready,
+            plan.failures,
+            failure,
         )
         values: dict[str, Any] = {
             "ready_replicas": plan.ready,
@@ -279,6 +288,13 @@ class Services:
         return bool(plan.news)
 
 
+def _asleep(view: ServiceView) -> bool:
+    service, since = view.service, view.service.created_at
+    if view.revision is not None:
+        since = max(since, view.revision.created_at)
+    return asleep(service.spec.get("idle_after"), service.active_at, since, view.now)
+
+
 def _state_of(service: ServiceRow) -> RolloutState | None:
     return from_json(service.rollout) if service.rollout else None
 
@@ -292,7 +308,7 @@ def _event(service: ServiceRow, plan: _Plan, live: int) -> ServiceEvent | None:
     """The change of phase that the replicas call for, if any."""
     if service.desired == "stop":
         return ServiceEvent.STOPPED if not live else None
-    wanted, state = service.desired_replicas, plan.state
+    wanted, state = plan.wanted, plan.state
     rolling = state is not None and state.under_way and state.stable is not None
     if wanted == 0:
         wish = ServiceEvent.EMPTY if not live else None

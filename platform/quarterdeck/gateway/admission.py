@@ -15,10 +15,17 @@ _RETRY_SECONDS = 1
 
 
 class Admission:
-    """The waiting rooms of one gateway. `clock` gives seconds that never go back."""
+    """The waiting rooms of one gateway. `clock` gives seconds that never go back; `asleep` hears of
+    each request for a service that wakes and has no replica."""
 
-    def __init__(self, clock: Callable[[], float], random: Random) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        random: Random,
+        asleep: Callable[[ServiceRoute], None] = lambda route: None,
+    ) -> None:
         self._clock = clock
+        self._asleep = asleep
         self._random = random
         self._rooms: dict[tuple[str, str], WaitingRoom] = {}
         self._places: dict[Ticket, asyncio.Future[None]] = {}
@@ -51,14 +58,18 @@ class Admission:
         """
         room = self._room(route)
         began = self._clock()
-        answer = room.offer(priority, began + route.max_wait, self._random.random)
+        longest = route.max_wait
+        if route.wakes and not able_replicas(route):
+            self._asleep(route)
+            longest = max(route.max_wake, longest)
+        answer = room.offer(priority, began + longest, self._random.random)
         if answer.evicted is not None:
             self._refuse(answer.evicted, route)
         if answer.verdict in ("shed", "full"):
             raise _crowded(route, room.waiting)
         waited = 0.0
         if answer.ticket is not None:
-            await self._wait(room, answer.ticket, route)
+            await self._wait(room, answer.ticket, route, longest)
             waited = self._clock() - began
         try:
             yield waited
@@ -66,7 +77,9 @@ class Admission:
             room.leave()
             self._wake(room)
 
-    async def _wait(self, room: WaitingRoom, ticket: Ticket, route: ServiceRoute) -> None:
+    async def _wait(
+        self, room: WaitingRoom, ticket: Ticket, route: ServiceRoute, longest: float
+    ) -> None:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._places[ticket] = place
         try:
@@ -78,7 +91,7 @@ class Admission:
             room.give_up(ticket)
             raise unavailable(
                 f"service {route.name!r} had no place for this request within "
-                f"{route.max_wait:g} s: {room.in_flight} are under way, {room.waiting} wait",
+                f"{longest:g} s: {room.in_flight} are under way, {room.waiting} wait",
                 "waited_too_long",
                 _RETRY_SECONDS,
             ) from None
@@ -116,10 +129,14 @@ def capacity(route: ServiceRoute) -> int:
     """How many requests a service takes at once: of the replicas that take traffic.
 
     With none ready it is that of one, so that the reason why it cannot answer is told at once
-    instead of after a wait.
+    instead of after a wait; but for a service that wakes requests wait.
     """
-    able = sum(endpoint.ready and not endpoint.draining for endpoint in route.endpoints)
-    return route.concurrency * max(1, able)
+    return route.concurrency * max(0 if route.wakes else 1, able_replicas(route))
+
+
+def able_replicas(route: ServiceRoute) -> int:
+    """Replicas that take traffic."""
+    return sum(endpoint.ready and not endpoint.draining for endpoint in route.endpoints)
 
 
 def _crowded(route: ServiceRoute, waiting: int) -> ApiError:

@@ -38,6 +38,7 @@ from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.snapshots import SnapshotWatch, read_snapshot
 from quarterdeck.gateway.surface import ENDPOINTS
 from quarterdeck.gateway.upstream import Upstream
+from quarterdeck.gateway.waking import Waker
 from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, ServiceRoute
 from quarterdeck.specs.observations import RevisionObservation
 
@@ -65,7 +66,8 @@ class Gateway:
         self._tally = Tally()
         self._lines = Lines(to_stdout)
         self._directory: Directory | None = None
-        self._admission = Admission(time.monotonic, self._random)
+        self._admission = Admission(time.monotonic, self._random, self._asleep)
+        self._waker: Waker | None = None
         self._limits = Limits(time.monotonic, self._metrics)
         self._inference: Inference | None = None
         self._watch: SnapshotWatch | None = None
@@ -94,6 +96,7 @@ class Gateway:
                 self._apply(kept)
             upstream = Upstream(self._settings.connect_timeout, _POOLED_SECONDS)
             proxy = Proxy(self._settings, upstream, self._fleet, self._metrics, self._random)
+            self._waker = Waker(self._settings, session, time.monotonic)
             mirror = Mirror(proxy, self._metrics, self._random)
             self._inference = Inference(
                 self._settings, proxy, self._admission, self._limits, mirror, self._metrics,
@@ -114,6 +117,7 @@ class Gateway:
                 task.cancel()
             await asyncio.gather(watching, asking, reporting, return_exceptions=True)
             await mirror.close()
+            await self._waker.close()
             upstream.close()
             self._lines.flush()
         await send({"type": "lifespan.shutdown.complete"})
@@ -134,6 +138,10 @@ class Gateway:
 
     def _observed(self) -> list[RevisionObservation]:
         return self._tally.take(self._fleet.in_flight, self._admission.waiting_of)
+
+    def _asleep(self, route: ServiceRoute) -> None:
+        if self._waker is not None:
+            self._waker.wake(route)
 
     def _newest(self, route: ServiceRoute) -> ServiceRoute:
         services = self._directory.services if self._directory else {}

@@ -55,6 +55,9 @@ class ServiceRoute(Message):
     concurrency: int = 32
     max_waiting: int = 256
     max_wait: float = 30.0
+    wakes: bool = False
+    """It may be at zero replicas: a request wakes it, and waits for it up to `max_wake`."""
+    max_wake: float = 300.0
     per_try: float = 300.0
     between_tokens: float = 60.0
     total: float = 3600.0

@@ -202,6 +202,8 @@ class ServiceSpec(EngineFields, Resource):
     fallback: Name | None = None
     """A service of the same project that answers when this one cannot."""
     mirror: Mirror | None = None
+    idle_after: Seconds | None = Field(default=None, ge=10, le=30 * 86_400)
+    """Without a request for so long it goes to zero replicas, and the next one wakes it."""
     admission: Admission = Admission()
     timeouts: Timeouts = Timeouts()
 

@@ -52,6 +52,13 @@ class GatewayObservations(Message):
     tokens (requests, where only these are limited) a second."""
 
 
+class Wake(Message):
+    """POST /api/v1/gateway/wake: requests wait for a service that is at zero replicas."""
+
+    project: str = Field(pattern=NAME_PATTERN)
+    service: str = Field(pattern=NAME_PATTERN)
+
+
 class GatewayShares(Message):
     """The answer: this gateway's part of each key's limits from now on, and how many gateways
     share those that are not named."""

@@ -18,8 +18,8 @@ from quarterdeck.specs.units import Seconds, Share, parse_share
 
 MOST_STEPS = 50
 LIVE_FIELDS = frozenset(
-    {"admission", "aliases", "fallback", "labels", "mirror", "priority", "replicas", "rollout",
-     "routing", "timeouts"}
+    {"admission", "aliases", "fallback", "idle_after", "labels", "mirror", "priority", "replicas",
+     "rollout", "routing", "timeouts"}
 )  # fmt: skip
 """Fields of a service that change how it is run, not what its replicas are: they take effect at
 once and make no new revision."""

@@ -20,12 +20,14 @@ class Admission(Spec):
     """How many requests a gateway lets through and how many may wait, by priority.
 
     `concurrency` is for each replica (None: what the engine batches at once, twice);
-    `max_waiting` bounds those that wait in one gateway; `max_wait` is how long one may.
+    `max_waiting` bounds those that wait in one gateway; `max_wait` is how long one may, `max_wake`
+    how long while the service wakes from zero replicas.
     """
 
     concurrency: int | None = Field(default=None, ge=1, le=100_000)
     max_waiting: int = Field(default=256, ge=0, le=100_000)
     max_wait: Seconds = Field(default=30.0, ge=0, le=3600)
+    max_wake: Seconds = Field(default=300.0, ge=0, le=3600)
 
 
 class Timeouts(Spec):

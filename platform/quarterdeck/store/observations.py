@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import ColumnElement
 
@@ -15,6 +16,7 @@ from quarterdeck.store.columns import database_now
 from quarterdeck.store.inserts import insert_ignoring
 from quarterdeck.store.tables import ObservationRow, ServiceRow
 
+ACTIVE_S = 5.0
 KEEP_S = 900.0
 """How long a window is kept."""
 
@@ -49,10 +51,44 @@ def record_observations(session: Session, said: GatewayObservations) -> int:
         for one in said.revisions
         if (one.project, one.service) in ids
     ]
+    busy = {
+        ids[one.project, one.service]
+        for one in said.revisions
+        if (one.requests or one.in_flight or one.waiting) and (one.project, one.service) in ids
+    }
+    if busy:
+        _note_active(session, busy)
     if rows:
         keys = ["gateway", "seq", "service_id", "revision"]
         session.execute(insert_ignoring(session, ObservationRow, keys), rows)
     return len(rows)
+
+
+def wake_service(session: Session, project: str, name: str) -> bool:
+    """Note that requests wait for a service, and have it looked at soon; whether it lives."""
+    row = session.scalars(
+        select(ServiceRow)
+        .where(ServiceRow.project == project, ServiceRow.name == name, ServiceRow.desired == "run")
+        .order_by(ServiceRow.ordinal.desc())
+        .limit(1)
+        .with_for_update()
+    ).first()
+    if row is None:
+        return False
+    row.active_at = database_now()
+    row.due_at = database_now()
+    return True
+
+
+def _note_active(session: Session, services: Collection[str]) -> None:
+    """At most every ACTIVE_S for each, so that traffic does not write the row all the time."""
+    stale = or_(ServiceRow.active_at.is_(None), ServiceRow.active_at < database_now(-ACTIVE_S))
+    session.execute(
+        update(ServiceRow)
+        .where(ServiceRow.id.in_(sorted(services)), stale)
+        .values(active_at=database_now())
+        .execution_options(synchronize_session=False)
+    )
 
 
 def observed_since(session: Session, service_id: str, revision: int, since: datetime) -> Observed:

@@ -129,6 +129,8 @@ class ServiceRow(Leased, Base):
     rollout: Mapped[dict[str, Any] | None]
     """lifecycle.rollouts.RolloutState as JSON, with `most` (replicas that may live) and `retry_at`
     by revision; the controller's. None: it has not looked yet."""
+    active_at: Mapped[datetime | None]
+    """When a request was last under way or waited, as gateways told, to a few seconds."""
     rollout_wish: Mapped[dict[str, Any] | None]
     """{wish: pause | resume, by}: the api's, taken by the controller."""
     crashes: Mapped[int] = mapped_column(default=0)

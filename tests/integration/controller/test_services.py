@@ -8,7 +8,9 @@ import pytest
 from sqlalchemy import update
 
 from quarterdeck.specs.protocol import OutputAsset
-from quarterdeck.store.tables import RunRow, ServiceRow
+from quarterdeck.store.columns import database_now
+from quarterdeck.store.observations import wake_service
+from quarterdeck.store.tables import RevisionRow, RunRow, ServiceRow
 
 READY = {"url": "http://127.0.0.2:9000", "probed": True}
 
@@ -148,3 +150,49 @@ def test_a_service_waits_for_its_model(platform: Any) -> None:
     service = platform.service(service_id)
     assert service.reason == "ReferenceMissing" and "later" in service.message
     assert platform.runs(service_id) == []
+
+
+def test_a_service_without_requests_sleeps_and_wakes(platform: Any, chat: str) -> None:
+    platform.revise(chat, idle_after=600)
+    bring_up(platform, chat)
+    assert platform.service(chat).phase == "ready"
+
+    def quiet(seconds: float) -> None:
+        """So long ago somebody asked."""
+        with platform.database.write() as session:
+            session.execute(
+                update(RevisionRow)
+                .where(RevisionRow.service_id == chat)
+                .values(created_at=database_now(-5000))
+            )
+            session.execute(
+                update(ServiceRow)
+                .where(ServiceRow.id == chat)
+                .values(
+                    created_at=database_now(-5000), active_at=database_now(-seconds),
+                    due_at=database_now(),
+                )
+            )  # fmt: skip
+        platform.controller.tick()
+
+    quiet(590)
+    assert platform.service(chat).phase == "ready"
+    quiet(610)
+    assert {run.phase for run in live(platform, chat)} == {"draining"}
+    with platform.database.write() as session:
+        session.execute(
+            update(RunRow).where(RunRow.owner_id == chat).values(order_deadline_at=database_now(-1))
+        )
+    platform.controller.tick()
+    for run in platform.runs(chat):
+        platform.agent.say(run, "cancelled")
+    platform.controller.tick()
+    platform.controller.tick()
+    service = platform.service(chat)
+    assert (service.phase, service.reason, live(platform, chat)) == ("idle", "Asleep", [])
+    assert "no request for 600 s" in service.message
+    with platform.database.write() as session:
+        assert wake_service(session, "default", "chat")
+        assert not wake_service(session, "default", "nothing")
+    assert len(bring_up(platform, chat)) == 2
+    assert platform.service(chat).phase == "ready"

@@ -74,6 +74,7 @@ class SnapshotServer:
         self.polls: list[tuple[str | None, str | None]] = []
         self.reports: list[dict[str, Any]] = []
         """Observations that were sent, also those that were not taken."""
+        self.woken: list[str] = []
         self.takes = 200
         self.shares: dict[str, Any] = {"gateways": 1, "shares": {}}
         """The status that a report is answered with."""
@@ -134,8 +135,13 @@ class SnapshotServer:
             request.wfile.write(body)
 
     def _take(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
-        assert request.path == "/api/v1/gateway/observations"
         assert request.headers.get("Authorization") == f"Bearer {GATEWAY_KEY}"
+        if request.path == "/api/v1/gateway/wake":
+            self.woken.append(json.loads(body)["service"])
+            request.send_response(204)
+            request.end_headers()
+            return
+        assert request.path == "/api/v1/gateway/observations"
         self.reports.append({**json.loads(body), "answer": self.takes})
         told = json.dumps(self.shares).encode()
         request.send_response(self.takes)

@@ -352,3 +352,33 @@ def test_a_gateway_takes_its_part_of_a_limit(
     assert len(replica.requests) < 100
     before = told()
     kit.wait_until(lambda: told() > before, "refused requests are demand too")
+
+
+def test_requests_wait_while_a_service_wakes(
+    api: Any, gateways: Any, kit: Any, scripted: Any
+) -> None:
+    replica = scripted("run-1", lambda n: [kit.whole(USAGE)])
+    asleep = {"wakes": True, "max_wait": 0.1, "max_waiting": 2}
+    api.publish(routed(kit, "chat", **asleep, max_wake=30.0))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    with gateway.client() as client, ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(client.post, "/v1/completions", json=BODY) for _ in range(2)]
+        kit.wait_until(lambda: api.woken == ["chat"], "nobody was told")
+        start = "quarterdeck_gateway_waiting_requests{"
+        kit.wait_until(lambda: metric(gateway.url, start) == 2, "they do not wait")
+        third = client.post("/v1/completions", json=BODY)
+        assert (third.status_code, code_of(third)) == (429, "too_many_waiting")
+        api.publish(routed(kit, "chat", replica.endpoint(ready=False), **asleep, max_wake=30.0))
+        time.sleep(0.3)
+        assert not any(answer.done() for answer in waiting)
+        api.publish(routed(kit, "chat", replica.endpoint(), **asleep, max_wake=30.0))
+        assert [answer.result(10).status_code for answer in waiting] == [200, 200]
+        api.publish(routed(kit, "chat", **asleep, max_wake=0.3))
+
+        def given_up() -> bool:
+            answer = client.post("/v1/completions", json=BODY)
+            return answer.status_code == 503 and code_of(answer) == "waited_too_long"
+
+        kit.wait_until(given_up, "it waited for ever")
+    assert set(api.woken) == {"chat"}

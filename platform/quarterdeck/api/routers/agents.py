@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from quarterdeck.api.auth import Agent, AnyCaller
 from quarterdeck.api.orders import claim_run
@@ -19,7 +19,7 @@ from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.api.tunnels import token_for
 from quarterdeck.routing.shares import shares
 from quarterdeck.specs.gateway_snapshot import GatewaySnapshot
-from quarterdeck.specs.observations import GatewayObservations, GatewayShares
+from quarterdeck.specs.observations import GatewayObservations, GatewayShares, Wake
 from quarterdeck.specs.protocol import (
     AgentBeat,
     AgentWork,
@@ -31,7 +31,7 @@ from quarterdeck.specs.protocol import (
 )
 from quarterdeck.store import agents, beats
 from quarterdeck.store.gateways import hear_gateway
-from quarterdeck.store.observations import record_observations
+from quarterdeck.store.observations import record_observations, wake_service
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tunnel_queries import waiting_tunnels
 
@@ -150,6 +150,19 @@ def gateway_observations(said: GatewayObservations, state: State, caller: Agent)
         record_observations(session, said)
         demands = hear_gateway(session, said.gateway, said.seq, said.demand)
     return GatewayShares(gateways=len(demands), shares=shares(demands, said.gateway))
+
+
+@router.post(
+    "/gateway/wake",
+    status_code=204,
+    response_class=Response,
+    responses=documented("key_unknown", "access_denied", "not_found"),
+)
+def wake(said: Wake, state: State, caller: Agent) -> None:
+    """Requests wait at a gateway for a service that is at zero replicas."""
+    with state.database.write() as session:
+        if not wake_service(session, said.project, said.service):
+            raise ProblemError("not_found", f"service/{said.service} does not exist")
 
 
 async def long_poll(
