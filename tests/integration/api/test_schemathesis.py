@@ -111,6 +111,7 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
         "scale_service": Good({"id": "s"}, {"replicas": 2}),
         "steer_rollout": Good({"id": "s", "action": "pause"}),
         "undo_rollout": Good({"id": "revised"}, {"to": 1}),
+        "gateway_wake": Good(body={"project": "default", "service": "revised"}),
         "gateway_observations": Good(
             body={
                 "gateway": "g",

@@ -158,7 +158,7 @@ def gateway_observations(said: GatewayObservations, state: State, caller: Agent)
     response_class=Response,
     responses=documented("key_unknown", "access_denied", "not_found"),
 )
-def wake(said: Wake, state: State, caller: Agent) -> None:
+def gateway_wake(said: Wake, state: State, caller: Agent) -> None:
     """Requests wait at a gateway for a service that is at zero replicas."""
     with state.database.write() as session:
         if not wake_service(session, said.project, said.service):
