@@ -137,6 +137,10 @@ class Gateway:
         self._lines.add(line(record, time.time()))
 
     def _observed(self) -> list[RevisionObservation]:
+        for route in self._directory.services.values() if self._directory else ():
+            if route.wakes and self._admission.waiting(route):
+                # Without it a start that takes longer than `idle_after` would be given up.
+                self._asleep(route)
         return self._tally.take(self._fleet.in_flight, self._admission.waiting_of)
 
     def _asleep(self, route: ServiceRoute) -> None:

@@ -180,6 +180,8 @@ class Inference:
                 raise
             self._metrics.fallbacks.labels(route.project, route.name).inc()
             call.record.service, call.record.fallback = other.name, True
+            # Whoever failed is of the other service: nobody of this one has it yet.
+            call.record.replica, call.record.revision = "", 0
             name = engine_model(other, call.headers)
             return await self._in_place(other, call.for_another(_renamed(parsed, name)), send)
 

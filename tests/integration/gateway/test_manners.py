@@ -178,6 +178,8 @@ def test_a_fallback_answers_for_a_service_that_cannot(
         answer = client.post("/v1/completions", json=BODY)
         assert answer.status_code == 200
         assert answer.headers["x-quarterdeck-replica"] == "small-1"
+        served = httpx.get(gateway.url + "/metrics").text
+        assert 'replica="small-1",revision="",service="small"' in served
         assert json.loads(small.requests[0][2])["model"] == "small"
         # A refusal of the request itself is no reason to ask another model.
         api.publish(routed(kit, "chat", wrong.endpoint(), fallback="small"), fine)
@@ -364,7 +366,7 @@ def test_requests_wait_while_a_service_wakes(
     gateway.wait_for("chat")
     with gateway.client() as client, ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(client.post, "/v1/completions", json=BODY) for _ in range(2)]
-        kit.wait_until(lambda: api.woken == ["chat"], "nobody was told")
+        kit.wait_until(lambda: api.woken[:1] == ["chat"], "nobody was told")
         start = "quarterdeck_gateway_waiting_requests{"
         kit.wait_until(lambda: metric(gateway.url, start) == 2, "they do not wait")
         third = client.post("/v1/completions", json=BODY)
@@ -372,6 +374,8 @@ def test_requests_wait_while_a_service_wakes(
         api.publish(routed(kit, "chat", replica.endpoint(ready=False), **asleep, max_wake=30.0))
         time.sleep(0.3)
         assert not any(answer.done() for answer in waiting)
+        before = len(api.woken)
+        kit.wait_until(lambda: len(api.woken) > before, "it was told no more while they wait")
         api.publish(routed(kit, "chat", replica.endpoint(), **asleep, max_wake=30.0))
         assert [answer.result(10).status_code for answer in waiting] == [200, 200]
         api.publish(routed(kit, "chat", **asleep, max_wake=0.3))
