@@ -48,6 +48,8 @@ class Record:
     trace_id: str = ""
     replicas: list[str] = field(default_factory=list)
     """Every replica that was tried, in order."""
+    overloaded: list[str] = field(default_factory=list)
+    """Those of them that answered 429: they work, and have no room."""
     explanation: bytes = b""
     """Why this replica, for who asked; not in the line."""
 

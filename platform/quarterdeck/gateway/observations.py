@@ -33,7 +33,6 @@ PERIOD_S = 1.0
 TIMEOUT_S = 5.0
 QUIET_S = 3.0
 """A gateway with nothing to tell reports this seldom, in seconds."""
-_LARGEST_ANSWER = 2**20
 MOST_UNSENT = 30
 """Reports that wait for an api that is away."""
 _CLIENT_LEFT = 499
@@ -71,10 +70,10 @@ class Tally:
 
     def observe(self, record: Record) -> None:
         """Count a request that has ended. Each replica that it was sent to before the last one has
-        failed it: a retry must not hide a bad revision."""
+        failed it, unless it had no room: a retry must not hide a bad revision."""
         *failed, last = record.replicas or [""]
         for run_id in failed:
-            self._count(run_id, error=True)
+            self._count(run_id, error=run_id not in record.overloaded)
         if record.status == _CLIENT_LEFT and record.first_byte is None:
             return
         broken = record.status < 400 and bool(record.error)
@@ -201,5 +200,5 @@ class Reporter:
                 # It will never be taken: another one may.
                 _log.error("the api refused a report of observations: status %d", response.status)
                 return
-            told = await response.content.read(_LARGEST_ANSWER)
+            told = await response.read()
         self._shared(GatewayShares.model_validate_json(told or b"{}"))

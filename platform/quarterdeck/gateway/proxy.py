@@ -163,7 +163,7 @@ class Proxy:
                 replica.url, call.path, _headers_for_replica(call), call.body, first
             )
             if answer.status in RETRYABLE_STATUSES:
-                return await self._refusal(replica, answer, first)
+                return await self._refusal(replica, call, answer, first)
             relay = EventRelay() if _is_event_stream(answer) else None
             piece = await _next(answer, relay, first)
             while relay is None and not answer.read_whole and len(piece) < _WHOLE_BYTES:
@@ -209,11 +209,15 @@ class Proxy:
             )
         )
 
-    async def _refusal(self, replica: ReplicaView, answer: Answer, until: float) -> _Failure:
+    async def _refusal(
+        self, replica: ReplicaView, call: Call, answer: Answer, until: float
+    ) -> _Failure:
         body = bytearray()
         while len(body) <= _LARGEST_REFUSAL and (piece := await answer.read(until)):
             body += piece
         overloaded = answer.status == 429
+        if overloaded:
+            call.record.overloaded.append(replica.run_id)
         self._fleet.record(replica.run_id, "answered" if overloaded else "server_error")
         headers = _headers_of(answer, replica)
         return _Failure(None, answer.status, headers, bytes(body))

@@ -29,6 +29,13 @@ def taken(of: Tally, flying: int = 0) -> dict[int, tuple[int, int]]:
     return {one.revision: (one.requests, one.errors) for one in found}
 
 
+def test_a_retry_after_no_room_is_no_error_of_the_revision() -> None:
+    of = tally()
+    of.observe(record("r1", "r2", overloaded=["r1"]))
+    of.observe(record("r1", "r2"))
+    assert taken(of) == {1: (2, 1), 2: (2, 0)}
+
+
 def test_only_the_engines_own_errors_count() -> None:
     of = tally()
     for status in (200, 400, 404, 429, 500, 503):
