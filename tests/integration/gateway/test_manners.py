@@ -386,3 +386,18 @@ def test_requests_wait_while_a_service_wakes(
 
         kit.wait_until(given_up, "it waited for ever")
     assert set(api.woken) == {"chat"}
+
+
+def test_who_failed_before_a_fallback_is_not_counted_as_the_fallbacks(
+    api: Any, gateways: Any, kit: Any, scripted: Any
+) -> None:
+    sick = scripted("chat-1", lambda n: [kit.RESET])
+    api.publish(routed(kit, "chat", sick.endpoint(), fallback="small"), kit.route("small"))
+    gateway = gateways()
+    gateway.wait_for("chat", "small")
+    with gateway.client() as client:
+        answer = client.post("/v1/completions", json=BODY)
+    assert (answer.status_code, code_of(answer)) == (503, "no_ready_replica")
+    told = httpx.get(gateway.url + "/metrics").text
+    assert 'replica="",revision="",service="small"' in told
+    assert 'replica="chat-1"' not in told
