@@ -38,7 +38,7 @@ def needs_of(document: AnyJob | ServiceSpec) -> Iterator[Need]:
         yield _need("dataset", "dataset", document.dataset, "dataset")
     if isinstance(document, (DataSpec, PretrainSpec)) and document.tokenizer is not None:
         yield _need("tokenizer", "tokenizer", document.tokenizer, "tokenizer")
-    if isinstance(document, (EvaluateSpec, BatchSpec, ServiceSpec)):
+    if isinstance(document, (EvaluateSpec, BatchSpec, ServiceSpec)) and document.model is not None:
         yield _need("model", "model", document.model, "model")
     if isinstance(document, (DataSpec, PretrainSpec, EvaluateSpec)):
         for place, dataset in enumerate(document.datasets):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from quarterdeck.api.chain_steps import wrong_steps
 from quarterdeck.api.documents import Document, makes
 from quarterdeck.api.needs import Need
 from quarterdeck.specs.graph import MAKERS, Asset, Condition, made_by
@@ -27,17 +28,19 @@ class Resolved:
 
 class Resolver:
     """Looks references up in one transaction; `submitted` are the jobs that this request has
-    brought so far, by project and name (id None in a dry run)."""
+    brought so far, by project and name (id None in a dry run); `services` are its services."""
 
     def __init__(
         self,
         session: Session,
         documents: Mapping[tuple[str, str], Document],
         submitted: Mapping[tuple[str, str], str | None],
+        services: Mapping[tuple[str, str], Document] | None = None,
     ) -> None:
         self._session = session
         self._documents = documents
         self._submitted = submitted
+        self._services = services or {}
 
     def resolve(self, document: Document) -> Resolved:
         """Edges of the document and its missing references."""
@@ -46,6 +49,7 @@ class Resolver:
         for need in document.needs:
             self._need(document, need, found)
         self._secrets(document, found)
+        found.errors += wrong_steps(self._session, document, self._services)
         return found
 
     def _project(self, document: Document, found: Resolved) -> None:

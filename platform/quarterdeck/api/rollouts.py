@@ -34,6 +34,8 @@ def rollout_status(session: Session, row: ServiceRow) -> RolloutStatus:
         strategy=settings.strategy, phase="unknown", steps=len(settings.steps),
         reason=row.reason, message=row.message,
     )  # fmt: skip
+    if row.spec.get("chain"):
+        status.phase = "finished"  # gateways follow at once: there are no replicas to go over
     if state is None:
         return status
     status.phase, status.step = state.phase, state.step

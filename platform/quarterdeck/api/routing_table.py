@@ -6,10 +6,12 @@ import hashlib
 from typing import Any
 
 from quarterdeck.lifecycle.rollouts import from_json
+from quarterdeck.specs.chains import AnyStep, steps_of
 from quarterdeck.specs.gateway_snapshot import (
     EngineEndpoint,
     GatewaySnapshot,
     KeyDigest,
+    RouteStep,
     ServiceRoute,
     TrafficShare,
 )
@@ -71,11 +73,17 @@ def _manners(spec: dict[str, Any]) -> dict[str, Any]:
         "aliases": spec.get("aliases") or [],
         "fallback": spec.get("fallback"),
         "mirror": spec.get("mirror"),
+        "chain": [_step(step) for step in steps_of(spec)],
         "wakes": spec.get("idle_after") is not None,
         "concurrency": admission.concurrency or _AHEAD * _batch(spec),
         **admission.model_dump(exclude={"concurrency"}),
         **timeouts.model_dump(),
     }
+
+
+def _step(step: AnyStep) -> RouteStep:
+    told = step.model_dump(mode="json")
+    return RouteStep.model_validate({**told, "role": step.role, "service": step.service})
 
 
 def _batch(spec: dict[str, Any]) -> int:

@@ -104,7 +104,8 @@ def submit(
     """
     outcome = _Outcome()
     jobs = jobs_of(prepared.documents)
-    resolver = Resolver(session, jobs, outcome.submitted)
+    services = {one.subject[1:]: one for one in prepared.documents if not one.is_job}
+    resolver = Resolver(session, jobs, outcome.submitted, services)
     for document in prepared.documents:
         resolved = resolver.resolve(document)
         if resolved.errors:
@@ -226,7 +227,7 @@ def _apply_service(session: Session, caller: Caller, document: Document, outcome
     if known is None:
         row = service_queries.add_service(
             session, name=spec.name, project=spec.project, spec=document.spec,
-            replicas=spec.replicas, priority=spec.priority, actor=caller.actor,
+            replicas=spec.own_replicas, priority=spec.priority, actor=caller.actor,
         )  # fmt: skip
         outcome.results[document.path] = _applied(document, row.id, "created", "revision 1")
         return
@@ -247,12 +248,12 @@ def change_service(session: Session, row: ServiceRow, document: Document, *, act
         alike = same_replicas(before, document.spec)
         change = service_queries.change_live if alike else service_queries.revise_service
         change(
-            session, row, spec=document.spec, replicas=spec.replicas, priority=spec.priority,
+            session, row, spec=document.spec, replicas=spec.own_replicas, priority=spec.priority,
             actor=actor,
         )  # fmt: skip
         return True
-    if row.desired_replicas != spec.replicas:
-        service_queries.scale_service(session, row, spec.replicas, actor=actor)
+    if row.desired_replicas != spec.own_replicas:
+        service_queries.scale_service(session, row, spec.own_replicas, actor=actor)
         return True
     return False
 
@@ -271,6 +272,9 @@ def _prune(
     """Remove the services of the documents' projects that no document names. Jobs are history
     and stay."""
     kept = {document.subject for document in documents}
+    for spec in (document.parsed for document in documents):
+        if isinstance(spec, ServiceSpec):
+            kept |= {("service", spec.project, step.service) for step in spec.chain or ()}
     for project in sorted({document.parsed.project for document in documents}):
         for name, known in service_queries.live_services(session, project).items():
             if ("service", project, name) in kept:

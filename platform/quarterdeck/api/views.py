@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from quarterdeck.lifecycle.chains import StepFacts
 from quarterdeck.specs import resources as r
 from quarterdeck.specs.base import Message
 from quarterdeck.store.asset_queries import Lineage
@@ -67,14 +68,23 @@ def _read(asset: Mapping[str, Any]) -> str:
     return f"{asset['kind']}/{asset['name']}@{asset['version']}"
 
 
-def service_view(row: ServiceRow, replicas: Sequence[RunRow]) -> r.Service:
-    """A service with its replicas."""
+def service_view(
+    row: ServiceRow, replicas: Sequence[RunRow], steps: Sequence[StepFacts] = ()
+) -> r.Service:
+    """A service with its replicas, or with its `steps`."""
     return r.Service.model_validate(
         {
             **_columns(row, r.Service),
-            "model": row.spec["model"],
+            "model": row.spec.get("model"),
+            "steps": [_step(step) for step in steps],
             "replicas": [_replica(run) for run in replicas],
         }
+    )
+
+
+def _step(step: StepFacts) -> r.ServiceStep:
+    return r.ServiceStep(
+        role=step.role, service=step.service, ready=step.takes_requests, message=step.words
     )
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from quarterdeck.lifecycle.dependencies import judge_dependency
 from quarterdeck.lifecycle.faults import exclusions
 from quarterdeck.specs.resources import Why
-from quarterdeck.store import job_queries, run_queries
+from quarterdeck.store import job_queries, run_queries, service_queries
 from quarterdeck.store.node_faults import as_fault, faults_of
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tables import JobRow, ServiceRow
@@ -45,7 +45,10 @@ def reason_of(session: Session, row: JobRow) -> Why:
 def reason_of_service(session: Session, row: ServiceRow) -> Why:
     """A service's reason and its replicas."""
     facts = [str(fact) for fact in row.facts]
-    facts.append(f"{row.ready_replicas} of {row.desired_replicas} replicas are ready")
+    steps = service_queries.chain_facts(session, [row]).get(row.id, [])
+    facts += [f"step {n} ({step.role}): {step.words}" for n, step in enumerate(steps, 1)]
+    if not steps:
+        facts.append(f"{row.ready_replicas} of {row.desired_replicas} replicas are ready")
     if row.desired == "stop":
         facts.append("it is being removed")
     if row.crashes:

@@ -9,12 +9,13 @@ from quarterdeck.cli.follow import Subject, event_line, progress
 from quarterdeck.cli.goodput import incidents_table
 from quarterdeck.cli.names import job_or_service
 from quarterdeck.cli.output import Column, age, duration, show_one, size, table, yaml_text
+from quarterdeck.cli.services import model_of, ready_of
 from quarterdeck.cli.session import Output, Project, connect
 from quarterdeck.cli.workdirs import source_text
 
 if TYPE_CHECKING:
     from quarterdeck.client import Client
-    from quarterdeck.specs.resources import Job, Replica, Run, Service
+    from quarterdeck.specs.resources import Job, Replica, Run, Service, ServiceStep
 
 LAST_EVENTS = 15
 SHOWN_MEMBERS = 100
@@ -117,10 +118,8 @@ def _members(client: Client, job: Job) -> str:
 def _service(client: Client, service: Service) -> None:
     print(f"service/{service.name}  {service.id}  project {service.project}")
     print(f"{service.phase}: {service.reason} {service.message}".rstrip())
-    print(
-        f"model {service.model_version or service.model}  revision {service.revision}  "
-        f"ready {service.ready_replicas}/{service.desired_replicas}"
-    )
+    noun = "chain" if service.steps else "model"
+    print(f"{noun} {model_of(service)}  revision {service.revision}  ready {ready_of(service)}")
     _section("spec", yaml_text(service.spec))
     replicas: list[Column[Replica]] = [
         Column("RUN", lambda replica: replica.run_id),
@@ -130,6 +129,14 @@ def _service(client: Client, service: Service) -> None:
         Column("URL", lambda replica: replica.url),
         Column("AGE", lambda replica: age(replica.created_at)),
     ]
+    steps: list[Column[ServiceStep]] = [
+        Column("STEP", lambda step: step.role),
+        Column("SERVICE", lambda step: step.service),
+        Column("READY", lambda step: "yes" if step.ready else "no"),
+        Column("MESSAGE", lambda step: step.message),
+    ]
+    if service.steps:
+        _section("steps", table(service.steps, steps))
     if service.replicas:
         _section("replicas", table(service.replicas, replicas))
     last = list(client.services.events(service.id))[-LAST_EVENTS:]

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 ServiceName = Annotated[str, typer.Argument(metavar="service/NAME", help="The service.")]
 
 
+def model_of(service: Service) -> str:
+    """What it serves; of a chain its steps."""
+    steps = " → ".join(step.service for step in service.steps)
+    return service.model_version or service.model or steps
+
+
+def ready_of(service: Service) -> str:
+    """Ready replicas of those wanted; of a chain steps."""
+    if service.steps:
+        return f"{sum(step.ready for step in service.steps)}/{len(service.steps)}"
+    return f"{service.ready_replicas}/{service.desired_replicas}"
+
+
 def services(project: Project = None, output: Output = "table") -> None:
     """List services.
 
@@ -23,10 +36,10 @@ def services(project: Project = None, output: Output = "table") -> None:
     """
     columns: list[Column[Service]] = [
         Column("NAME", lambda service: service.name),
-        Column("MODEL", lambda service: service.model_version or service.model),
+        Column("MODEL", model_of),
         Column("PHASE", lambda service: service.phase),
         Column("REASON", lambda service: service.reason),
-        Column("READY/WANTED", lambda s: f"{s.ready_replicas}/{s.desired_replicas}"),
+        Column("READY/WANTED", ready_of),
         Column("AGE", lambda service: age(service.created_at)),
         Column("REVISION", lambda service: service.revision, wide=True),
         Column("ID", lambda service: service.id, wide=True),

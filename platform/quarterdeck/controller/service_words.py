@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quarterdeck.lifecycle.chains import StepFacts, judge_chain
 from quarterdeck.lifecycle.replicas import Crashes
 from quarterdeck.lifecycle.rollouts import RolloutState
 from quarterdeck.store.tables import ServiceRow
@@ -25,11 +27,15 @@ def words_of(
     ready: int,
     failures: Crashes,
     failure: str,
+    steps: Sequence[StepFacts] = (),
 ) -> Words:
     """Of a service that wants `wanted` replicas now and has `live`, `ready` of them ready;
-    `failure` says what the last of the `failures` in a row died of."""
+    `failure` says what the last of the `failures` in a row died of; `steps` are a chain's."""
     if service.desired == "stop":
         return Words("Draining", f"{live} replicas left")
+    if steps:
+        chain = judge_chain(steps)
+        return Words(chain.reason or "Ready", chain.message)
     if wanted < service.desired_replicas:
         idle = service.spec.get("idle_after")
         message = f"no request for {idle:g} s: {live} replicas left, the next request wakes it"

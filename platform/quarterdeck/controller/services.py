@@ -15,6 +15,7 @@ from quarterdeck.controller.requests import replica_facts
 from quarterdeck.controller.service_words import Words, words_of
 from quarterdeck.controller.turns import Turns
 from quarterdeck.lifecycle.analysis import NOTHING, Observed
+from quarterdeck.lifecycle.chains import judge_chain
 from quarterdeck.lifecycle.crashes import crash_words
 from quarterdeck.lifecycle.idleness import asleep
 from quarterdeck.lifecycle.replicas import (
@@ -155,7 +156,7 @@ class Services:
         state, news = _state_of(service), list[News]()
         stopping = service.desired == "stop"
         wanted = 0 if stopping or _asleep(view) else service.desired_replicas
-        if newest is not None and not stopping:
+        if newest is not None and not stopping and not view.steps:
             facts = self._facts(view, wanted, state, settings, live, ended, newest)
             state, news = advance(state, facts, settings, view.now)
         counts = state.wanted if state is not None and not stopping else {}
@@ -263,6 +264,7 @@ class Services:
             plan.ready,
             plan.failures,
             failure,
+            view.steps,
         )
         values: dict[str, Any] = {
             "ready_replicas": plan.ready,
@@ -271,7 +273,7 @@ class Services:
         }
         if plan.rows:
             values |= {"rollout": plan.rows, "rollout_wish": None}
-        event = _event(view.service, plan, len(view.live))
+        event = _event_of_chain(view) if view.steps else _event(view.service, plan, len(view.live))
         with self._database.write() as session:
             service = fresh_service(session, view.service, lease_id)
             tell_rollout(session, service, plan.news)
@@ -302,6 +304,15 @@ def _state_of(service: ServiceRow) -> RolloutState | None:
 def _words_of_run(ended: Sequence[RunRow], run_id: str | None) -> str:
     run = next((run for run in ended if run.id == run_id), None)
     return crash_words(run.failure, run.message, run.reason) if run is not None else ""
+
+
+def _event_of_chain(view: ServiceView) -> ServiceEvent | None:
+    """The change of phase that the steps of a chain call for, if any."""
+    service = view.service
+    if service.desired == "stop":
+        return ServiceEvent.STOPPED
+    wish = ServiceEvent.ALL_READY if judge_chain(view.steps).ready else ServiceEvent.SHORT
+    return wish if SERVICE.allows(service.phase, wish) else None
 
 
 def _event(service: ServiceRow, plan: _Plan, live: int) -> ServiceEvent | None:

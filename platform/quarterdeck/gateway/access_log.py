@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Literal
 
 Write = Callable[[str], None]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
@@ -50,8 +51,35 @@ class Record:
     """Every replica that was tried, in order."""
     overloaded: list[str] = field(default_factory=list)
     """Those of them that answered 429: they work, and have no room."""
+    steps: list[Step] = field(default_factory=list)
+    """Of a chain: what each step was, in order."""
     explanation: bytes = b""
     """Why this replica, for who asked; not in the line."""
+
+
+Outcome = Literal["answered", "passed", "refused", "failed", "skipped", "left"]
+
+
+@dataclass
+class Step:
+    """One step of a chain; `record` is that of its own request, which has no line. `documents`:
+    how many it handed on."""
+
+    role: str
+    service: str
+    record: Record
+    outcome: Outcome = "left"
+    documents: int | None = None
+
+    def told(self) -> dict[str, object]:
+        """What people are told of it; empty fields are left out."""
+        record = self.record
+        fields: dict[str, object] = {
+            "step": self.role, "service": self.service, "outcome": self.outcome,
+            "seconds": round(record.seconds, 4), "status": record.status,
+            "replica": record.replica, "error": record.error, "documents": self.documents,
+        }  # fmt: skip
+        return {name: value for name, value in fields.items() if value not in ("", None)}
 
 
 def line(record: Record, now: float) -> str:
@@ -63,6 +91,8 @@ def line(record: Record, now: float) -> str:
         if told or name == "status":
             shown[name] = told
     shown.pop("explanation", None)
+    if record.steps:
+        shown["steps"] = [step.told() for step in record.steps]
     if len(record.replicas) < 2:
         shown.pop("replicas", None)
     return _encode(shown)

@@ -133,7 +133,8 @@ class Gateway:
         )
 
     def _ended(self, record: Record) -> None:
-        self._tally.observe(record)
+        for each in (record, *(step.record for step in record.steps)):
+            self._tally.observe(each)
         self._lines.add(line(record, time.time()))
 
     def _observed(self) -> list[RevisionObservation]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from urllib.parse import parse_qs
 
+from quarterdeck.gateway.access_log import Step
 from quarterdeck.gateway.errors import ApiError
 from quarterdeck.routing.policy import Choice
 from quarterdeck.routing.replicas import Refusal
@@ -29,6 +31,18 @@ def wanted(query: bytes, key: KeyDigest) -> bool:
             code="access_denied", type_="permission_error", param="explain",
         )  # fmt: skip
     return True
+
+
+def told_chain(chain: str, steps: Sequence[Step]) -> bytes:
+    """The header's value for a chain: each step, and how its replica was chosen. What every single
+    replica scored is told of the last step alone."""
+    told_steps: list[dict[str, object]] = []
+    for step in steps:
+        choice = json.loads(step.record.explanation or b"null")
+        if choice and step is not steps[-1]:
+            choice.pop("replicas")
+        told_steps.append({**step.told(), "choice": choice})
+    return json.dumps({"chain": chain, "steps": told_steps}, separators=(",", ":")).encode()
 
 
 def told(choice: Choice, attempt: int) -> bytes:

@@ -21,6 +21,7 @@ from quarterdeck.gateway.asgi import (
     Send,
     read_body,
 )
+from quarterdeck.gateway.chains import STEP_FAILED, Chains
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError, unavailable
 from quarterdeck.gateway.leaving import while_there
@@ -39,8 +40,9 @@ from quarterdeck.specs.gateway_snapshot import KeyDigest, ServiceRoute
 _LARGE_BODY = 256 * 2**10
 PRIORITY_HEADER = b"x-quarterdeck-priority"
 _CANNOT = frozenset(
-    {"no_ready_replica", "replica_unreachable", "too_many_waiting", "waited_too_long", "timeout"}
-)
+    {"no_ready_replica", "replica_unreachable", "too_many_waiting", "waited_too_long", "timeout",
+     STEP_FAILED}
+)  # fmt: skip
 """Errors after which the fallback service is asked."""
 
 
@@ -69,6 +71,7 @@ class Inference:
         self._random = random
         self._newest = newest
         self._log = log
+        self._chains = Chains(self._serve, proxy.overdue, metrics)
         self._in_flight = 0
 
     async def answer(
@@ -154,38 +157,38 @@ class Inference:
         )
         if not limited(key):
             record.status = await while_there(
-                self._serve(directory, route, parsed, call, send), scope, receive
+                self._serve(directory, route, call, send), scope, receive
             )
             return
         guessed = guessed_tokens(endpoint, parsed, len(body))
         with self._limits.hold(key, guessed, record) as limits:
-            work = self._serve(directory, route, parsed, call, limits.marking(send))
+            work = self._serve(directory, route, call, limits.marking(send))
             record.status = await while_there(work, scope, receive)
 
     async def _serve(
-        self,
-        directory: Directory,
-        route: ServiceRoute,
-        parsed: dict[str, Any],
-        call: Call,
-        send: Send,
+        self, directory: Directory, route: ServiceRoute, call: Call, send: Send
     ) -> int:
         if route.mirror is not None:
-            self._mirror.offer(directory, route, parsed, call)
+            self._mirror.offer(directory, route, call)
         try:
-            return await self._in_place(route, call, send)
+            return await self._in_place(directory, route, call, send)
         except ApiError as error:
             other = directory.sibling(route, route.fallback) if route.fallback else None
-            if other is None or error.code not in _CANNOT:
+            if other is None or error.code not in _CANNOT or (other.chain and call.inner):
                 raise
             self._metrics.fallbacks.labels(route.project, route.name).inc()
             call.record.service, call.record.fallback = other.name, True
             # Whoever failed is of the other service: nobody of this one has it yet.
             call.record.replica, call.record.revision = "", 0
             name = engine_model(other, call.headers)
-            return await self._in_place(other, call.for_another(_renamed(parsed, name)), send)
+            another = call.for_another(_renamed(call.asked, name))
+            return await self._in_place(directory, other, another, send)
 
-    async def _in_place(self, route: ServiceRoute, call: Call, send: Send) -> int:
+    async def _in_place(
+        self, directory: Directory, route: ServiceRoute, call: Call, send: Send
+    ) -> int:
+        if route.chain:
+            return await self._chains.serve(directory, route, call, send)
         record = call.record
         async with self._admission.place(route, record.priority) as waited:
             record.waited += waited
@@ -206,8 +209,9 @@ async def _parse(body: bytes) -> dict[str, Any]:
     return parsed
 
 
-def _renamed(parsed: dict[str, Any], name: str) -> bytes:
-    return json.dumps({**parsed, "model": name}).encode()
+def _renamed(parsed: Mapping[str, Any], name: str) -> bytes:
+    """What names no model (a search) names none at another service either."""
+    return json.dumps({**parsed, "model": name} if "model" in parsed else parsed).encode()
 
 
 def _priority(value: bytes | None) -> int:

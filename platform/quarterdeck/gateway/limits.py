@@ -76,7 +76,7 @@ class Limits:
         try:
             yield Held(_headers(limits))
         finally:
-            used = record.tokens_in + record.tokens_out if record.replica else 0
+            used = record.tokens_in + record.tokens_out
             # An engine that reports no usage is charged the guess.
             used = guessed if record.status == 200 and not record.tokens_in else used
             limits.leave(guessed, used, self._clock())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from quarterdeck.gateway.access_log import Record
+from quarterdeck.gateway.access_log import Record, Step
 from quarterdeck.gateway.histograms import Histogram, Series
 
 _SECONDS = (
@@ -21,6 +21,7 @@ _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2
 _TOKENS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 _SERVICE = ("project", "service")
 _REPLICA = (*_SERVICE, "revision", "replica")
+_STEP = (*_SERVICE, "step", "step_service")
 
 
 @dataclass
@@ -77,6 +78,15 @@ class GatewayMetrics:
             "quarterdeck_gateway_mirrored_requests_total",
             "Requests copied to another service, or not for want of room", [*_SERVICE, "outcome"],
             registry=registry,
+        )  # fmt: skip
+        self._steps = Counter(
+            "quarterdeck_gateway_chain_steps_total", "Steps of chains, by what became of them",
+            [*_STEP, "outcome"], registry=registry,
+        )  # fmt: skip
+        self._step_seconds = Histogram(
+            "quarterdeck_gateway_chain_step_seconds",
+            "What each step of a chain took, the last one to the end of its answer",
+            _STEP, _SECONDS, registry,
         )  # fmt: skip
         self.limited = Counter(
             "quarterdeck_gateway_limited_requests_total", "Requests beyond a limit of their key",
@@ -144,6 +154,13 @@ class GatewayMetrics:
         if record.stream and record.tokens_out > 1:
             generating = record.seconds - record.first_byte
             series.per_token.observe(generating / (record.tokens_out - 1))
+
+    def stepped(self, project: str, chain: str, step: Step) -> None:
+        """Count one step of a chain, and its request to a service."""
+        labels = (project, chain, step.role, step.service)
+        self._steps.labels(*labels, step.outcome).inc()
+        self._step_seconds.labels(*labels).observe(step.record.seconds)
+        self.ended(step.record)
 
     def _of(self, record: Record) -> _Series:
         known = self._series.get(record.replica) if record.replica else None

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 from random import Random
-from typing import Any
 
 from quarterdeck.gateway.access_log import Record
 from quarterdeck.gateway.asgi import ClientGone, Message
@@ -30,20 +29,22 @@ class Mirror:
         self._random = random
         self._copies: set[asyncio.Task[None]] = set()
 
-    def offer(
-        self, directory: Directory, route: ServiceRoute, parsed: dict[str, Any], call: Call
-    ) -> None:
+    def offer(self, directory: Directory, route: ServiceRoute, call: Call) -> None:
         """Copy this call if its service says so and the draw falls on it."""
         shadow = route.mirror
         if shadow is None or self._random.random() >= shadow.share:
             return
         target = directory.sibling(route, shadow.service)
-        if target is None or len(self._copies) >= _MOST:
+        if target is None or target.chain or len(self._copies) >= _MOST:
             self._metrics.mirrored.labels(route.project, route.name, "dropped").inc()
             return
-        body = json.dumps({**parsed, "model": engine_model(target, call.headers)}).encode()
+        name = engine_model(target, call.headers)
+        asked = {**call.asked, "model": name} if "model" in call.asked else call.asked
+        body = json.dumps(asked).encode()
         record = Record(call.record.request_id, call.path)
-        copy = Call(call.path, call.headers, body, call.stream, record, call.began, asked=parsed)
+        copy = Call(
+            call.path, call.headers, body, call.stream, record, call.began, asked=call.asked
+        )
         task = asyncio.ensure_future(self._send(route, target, copy))
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)

@@ -57,6 +57,10 @@ class Call:
     explain: bool = False
     revision: int | None = None
     """The revision that an operator wants."""
+    until: float = _NEVER
+    """When it is given up at the latest, on the loop's clock."""
+    inner: bool = False
+    """A chain asks: what stands in for the service may not be a chain again."""
 
     def for_another(self, body: bytes) -> Call:
         """The same call to another service, which has other revisions."""
@@ -151,7 +155,7 @@ class Proxy:
     ) -> int | _Failure:
         """The status sent, or the failure before anything was sent."""
         loop = asyncio.get_running_loop()
-        deadline = call.began + min(self._settings.total_timeout, route.total)
+        deadline = min(call.until, call.began + min(self._settings.total_timeout, route.total))
         first = deadline
         if call.stream:
             patience = min(self._settings.first_byte_timeout, route.per_try)
@@ -198,6 +202,10 @@ class Proxy:
         finally:
             if answer is not None:
                 answer.close()
+
+    def overdue(self, run_id: str) -> None:
+        """Whoever asked gave up before this replica answered."""
+        self._fleet.record(run_id, "server_error")
 
     def _unreachable(self, route: ServiceRoute, replica: ReplicaView) -> _Failure:
         self._fleet.record(replica.run_id, "unreachable")

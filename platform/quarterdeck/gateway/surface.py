@@ -25,6 +25,7 @@ ENDPOINTS = {
         Endpoint("/v1/chat/completions", generates=True),
         Endpoint("/v1/responses", generates=True),
         Endpoint("/v1/embeddings"),
+        Endpoint("/v1/rerank"),
         Endpoint("/tokenize"),
         Endpoint("/detokenize"),
     )

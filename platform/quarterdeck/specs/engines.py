@@ -11,7 +11,7 @@ from quarterdeck.specs.base import Spec
 from quarterdeck.specs.units import Seconds
 
 EngineName = Literal["builtin", "vllm", "command"]
-ProbeKind = Literal["completion", "chat", "embedding"]
+ProbeKind = Literal["completion", "chat", "embedding", "rerank", "search"]
 
 VLLM_OWNED = {
     "model": "the spec's model is served",

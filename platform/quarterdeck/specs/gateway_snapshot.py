@@ -40,6 +40,24 @@ class Shadow(Message):
     share: float
 
 
+class RouteStep(Message):
+    """One step of a chain; see `specs.chains`. Times are seconds. A gateway that does not know the
+    role refuses the request: what it skipped could be a guard."""
+
+    role: str
+    service: str
+    timeout: float = 10.0
+    on_failure: str = "fail"
+    looks_at: str = "last_message"
+    refuse_when: str = ""
+    pass_when: str | None = None
+    store: str | None = None
+    top: int = 5
+    template: str = "{documents}"
+    documents_in: str = "system"
+    max_characters: int = 12_000
+
+
 class ServiceRoute(Message):
     """A service as gateways see it. Times are seconds; `concurrency` is for each replica."""
 
@@ -61,6 +79,8 @@ class ServiceRoute(Message):
     per_try: float = 300.0
     between_tokens: float = 60.0
     total: float = 3600.0
+    chain: list[RouteStep] = []
+    """What is asked in its stead, in order; empty: it has replicas of its own."""
     traffic: list[TrafficShare] = []
     """Shares while a rollout is on trial; empty: all ready replicas alike."""
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 from quarterdeck.specs.architecture import Architecture
 from quarterdeck.specs.base import Name, Spec
 from quarterdeck.specs.batch import BatchSpec
+from quarterdeck.specs.chains import Chain
 from quarterdeck.specs.common import Checkpoints, Datasets, JobSpec, Resource, Resources
 from quarterdeck.specs.engines import EngineFields
 from quarterdeck.specs.graph import Inputs, Outputs
@@ -184,11 +185,19 @@ class ServiceParallelism(Spec):
     pipeline: int = Field(default=1, ge=1)
 
 
+_OF_CHAINS = frozenset(
+    {"kind", "name", "project", "labels", "chain", "aliases", "fallback", "mirror", "timeouts"}
+)
+"""Fields that mean something where there are no replicas."""
+
+
 class ServiceSpec(EngineFields, Resource):
-    """An inference endpoint: replicas of one model behind one name."""
+    """An inference endpoint behind one name: replicas of one model, or a chain of services."""
 
     kind: Literal["service"]
-    model: ReferenceText
+    model: ReferenceText | None = None
+    chain: Chain | None = None
+    """Instead of a model: services of the same project that are asked one after the other."""
     parallelism: ServiceParallelism = ServiceParallelism()
     replicas: int = Field(default=1, ge=0, le=1000)
     rollout: Rollout = Rollout()
@@ -208,6 +217,29 @@ class ServiceSpec(EngineFields, Resource):
     timeouts: Timeouts = Timeouts()
 
     @model_validator(mode="after")
+    def _model_or_chain(self) -> ServiceSpec:
+        if self.chain is None:
+            if self.model is None:
+                raise ValueError(
+                    "model: is missing: name the model to serve, or give chain, the services that "
+                    "are asked one after the other"
+                )
+            return self
+        for name, field in type(self).model_fields.items():
+            if name not in _OF_CHAINS and getattr(self, name) != field.get_default():
+                raise ValueError(
+                    f"{name}: a chain has no replicas of its own: leave it out, or write it into "
+                    "the service of a step"
+                )
+        plain = Timeouts(total=self.timeouts.total)
+        if self.timeouts != plain:
+            raise ValueError(
+                "timeouts: only total is a chain's own: leave the others out, those of the steps' "
+                "services count"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _engine_spans(self) -> ServiceSpec:
         if self.engine == "builtin" and self.rank_count > 1:
             raise ValueError(
@@ -215,6 +247,11 @@ class ServiceSpec(EngineFields, Resource):
                 "or take engine: vllm"
             )
         return self
+
+    @property
+    def own_replicas(self) -> int:
+        """Replicas to be started: a chain has none."""
+        return self.replicas if self.chain is None else 0
 
     @property
     def rank_count(self) -> int:

@@ -131,6 +131,15 @@ class Replica(Message):
     created_at: datetime
 
 
+class ServiceStep(Message):
+    """One step of a chain: whether its service takes requests, and how that stands."""
+
+    role: str
+    service: str
+    ready: bool
+    message: str = ""
+
+
 class Service(Message):
     id: str
     name: str
@@ -138,9 +147,12 @@ class Service(Message):
     phase: ServicePhase
     reason: str
     message: str
-    model: str
+    model: str | None = None
+    """None: it is a chain."""
     model_version: str | None = None
     """The version that the newest revision resolved, `NAME@3`."""
+    steps: list[ServiceStep] = []
+    """Of a chain, in order."""
     revision: int
     desired_replicas: int
     ready_replicas: int

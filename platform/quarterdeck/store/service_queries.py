@@ -8,7 +8,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from quarterdeck.lifecycle.chains import StepFacts
 from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.specs.chains import steps_of
 from quarterdeck.specs.rollout import LIVE_FIELDS
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import NotFound
@@ -64,6 +66,39 @@ def replicas_of(session: Session, service_ids: Sequence[str]) -> Mapping[str, li
     for run in session.scalars(query.order_by(RunRow.epoch)):
         found[run.owner_id].append(run)
     return found
+
+
+def chain_facts(session: Session, services: Sequence[ServiceRow]) -> Mapping[str, list[StepFacts]]:
+    """How the steps of each chain among the services stand, by its id."""
+    chains = {row.id: steps_of(row.spec) for row in services if row.spec.get("chain")}
+    if not chains:
+        return {}
+    names = {step.service for steps in chains.values() for step in steps}
+    projects = {row.project for row in services if row.id in chains}
+    query = select(ServiceRow).where(
+        ServiceRow.project.in_(projects),
+        ServiceRow.name.in_(names),
+        ServiceRow.phase != "stopped",
+        ServiceRow.desired == "run",
+    )
+    found = {(row.project, row.name): row for row in session.scalars(query)}
+    return {
+        row.id: [
+            _step_facts(step.role, step.service, found.get((row.project, step.service)))
+            for step in chains[row.id]
+        ]
+        for row in services
+        if row.id in chains
+    }
+
+
+def _step_facts(role: str, name: str, row: ServiceRow | None) -> StepFacts:
+    if row is None:
+        return StepFacts(role, name)
+    return StepFacts(
+        role, name, row.phase, row.reason, row.ready_replicas, row.desired_replicas,
+        chain=bool(row.spec.get("chain")), wakes=row.spec.get("idle_after") is not None,
+    )  # fmt: skip
 
 
 def list_revisions(

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from quarterdeck.lifecycle.chains import StepFacts
 from quarterdeck.lifecycle.rollouts import News
 from quarterdeck.lifecycle.run import ENDED, RunEvent
 from quarterdeck.specs.references import parse_reference
@@ -18,7 +19,7 @@ from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.leases import claim_rows, swap
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.references import Resolution, resolve_spec
-from quarterdeck.store.service_queries import revise_service
+from quarterdeck.store.service_queries import chain_facts, revise_service
 from quarterdeck.store.tables import AssetAliasRow, NodeRow, RevisionRow, RunRow, ServiceRow
 from quarterdeck.store.transitions import ACTOR, move_run
 
@@ -42,6 +43,8 @@ class ServiceView:
     """Newest first."""
     cordoned: frozenset[str]
     """Machines that take nothing new."""
+    steps: Sequence[StepFacts] = ()
+    """Of a chain."""
 
 
 def claim_services(session: Session, lease_id: str, limit: int = 200) -> list[str]:
@@ -55,7 +58,9 @@ def service_views(session: Session, ids: Sequence[str]) -> list[ServiceView]:
     now: datetime = session.execute(select(database_now())).scalar_one()
     cordoned = frozenset(session.scalars(select(NodeRow.id).where(NodeRow.cordoned.is_(True))))
     views: list[ServiceView] = []
-    for service in session.scalars(select(ServiceRow).where(ServiceRow.id.in_(ids))):
+    services = session.scalars(select(ServiceRow).where(ServiceRow.id.in_(ids))).all()
+    steps = chain_facts(session, services)
+    for service in services:
         mine = RunRow.owner_id == service.id
         newest = (
             select(RevisionRow)
@@ -76,7 +81,10 @@ def service_views(session: Session, ids: Sequence[str]) -> list[ServiceView]:
             .order_by(RunRow.epoch.desc())
             .limit(HISTORY)
         ).all()
-        views.append(ServiceView(now, service, revision, resolved, live, ended, cordoned))
+        mine_steps = steps.get(service.id, ())
+        views.append(
+            ServiceView(now, service, revision, resolved, live, ended, cordoned, mine_steps)
+        )
     return views
 
 
@@ -109,7 +117,7 @@ def resolve_revision(session: Session, service: ServiceRow, revision: RevisionRo
         subject=f"service/{service.name}",
         subject_id=service.id,
         project=service.project,
-        message=f"revision {revision.revision} serves {version}",
+        message=f"revision {revision.revision} serves {version or 'a chain'}",
         actor=ACTOR,
         data={"revision": revision.revision, "model_version": version},
     )
@@ -119,7 +127,10 @@ def resolve_revision(session: Session, service: ServiceRow, revision: RevisionRo
 def alias_moved(session: Session, service: ServiceRow, revision: RevisionRow) -> str:
     """What to say when the alias that the model follows was moved to another version since the
     newest `revision` was made; empty: it was not."""
-    reference = parse_reference(str(service.spec["model"]))
+    model = service.spec.get("model")
+    if model is None:
+        return ""
+    reference = parse_reference(str(model))
     alias = reference.version
     if reference.name is None or alias is None or alias.isdigit():
         return ""

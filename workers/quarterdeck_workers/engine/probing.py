@@ -25,7 +25,7 @@ _BUSY = 429
 
 
 class EngineClient:
-    """One engine's questions. `probe` is `completion`, `chat` or `embedding`."""
+    """One engine's questions. `probe` names one of `_QUESTIONS`."""
 
     def __init__(
         self, url: str, model: str, probe: str, ready_path: str, names: Iterable[MetricNames]
@@ -56,9 +56,12 @@ class EngineClient:
         return read_load(text.decode(errors="replace"), self._names)
 
     def probe(self, timeout: float) -> ProbeOutcome:
-        """A real request of its kind: one token, or one embedding."""
+        """A real request of its kind: one token, embedding, ranked document or search."""
         path, body, judge = _QUESTIONS[self._probe]
-        data = json.dumps({"model": self._model, **body}).encode()
+        path = path.format(model=self._model)
+        if self._probe not in _NAMES_NO_MODEL:
+            body = {"model": self._model, **body}
+        data = json.dumps(body).encode()
         began = time.monotonic()
         try:
             status, text = self._ask("POST", path, data, timeout)
@@ -127,6 +130,15 @@ def _embedded(answer: Any) -> bool:
     )  # fmt: skip
 
 
+def _ranked(answer: Any) -> bool:
+    best = answer["results"][0]
+    return isinstance(best["index"], int) and isinstance(best["relevance_score"], (int, float))
+
+
+def _searched(answer: Any) -> bool:
+    return isinstance(answer["data"], list)  # there may be nothing to find
+
+
 _QUESTIONS: dict[str, tuple[str, dict[str, Any], Callable[[Any], bool]]] = {
     "completion": (
         "/v1/completions",
@@ -139,7 +151,15 @@ _QUESTIONS: dict[str, tuple[str, dict[str, Any], Callable[[Any], bool]]] = {
         _chatted,
     ),
     "embedding": ("/v1/embeddings", {"input": "a", "encoding_format": "float"}, _embedded),
+    "rerank": ("/v1/rerank", {"query": "a", "documents": ["a"], "top_n": 1}, _ranked),
+    # As OpenAI's search has it, the body names no model: the store is called like the service.
+    "search": (
+        "/v1/vector_stores/{model}/search",
+        {"query": "a", "max_num_results": 1},
+        _searched,
+    ),
 }
+_NAMES_NO_MODEL = ("search",)
 
 
 class HealthWatch:

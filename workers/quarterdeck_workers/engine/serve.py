@@ -125,7 +125,7 @@ def _first_answer(replica: Replica, client: EngineClient, context: RankContext) 
             raise EngineFailed(
                 "Unanswered",
                 f"the engine is up but did not answer a real request: {outcome.why}. The spec's "
-                "`probe` names its kind: completion, chat or embedding",
+                "`probe` names its kind: completion, chat, embedding, rerank or search",
             )
         context.heartbeat()
         time.sleep(1.0)

@@ -86,6 +86,8 @@ def steer_rollout(
 def _refusal(row: ServiceRow, action: str) -> str:
     current = state_of(row)
     phase = current.phase if current is not None else "unknown"
+    if row.spec.get("chain"):
+        phase = "finished"
     if action == "pause" and phase in ("progressing", "paused"):
         return ""
     if action == "resume" and phase in ("paused", "rolled_back"):

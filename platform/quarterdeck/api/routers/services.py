@@ -39,7 +39,8 @@ class Scale(BaseModel):
 
 def show(session: Session, row: ServiceRow) -> r.Service:
     """A service with its replicas."""
-    return service_view(row, service_queries.replicas_of(session, [row.id])[row.id])
+    steps = service_queries.chain_facts(session, [row]).get(row.id, ())
+    return service_view(row, service_queries.replicas_of(session, [row.id])[row.id], steps)
 
 
 def read_service(session: Session, caller: Caller, service: str, project: str | None) -> ServiceRow:
@@ -76,7 +77,8 @@ def list_services(
             session, caller.listed(project), cursor=cursor, limit=limit
         )
         replicas = service_queries.replicas_of(session, [row.id for row in rows])
-    items = [service_view(row, replicas[row.id]) for row in rows]
+        steps = service_queries.chain_facts(session, rows)
+    items = [service_view(row, replicas[row.id], steps.get(row.id, ())) for row in rows]
     return r.Page(items=items, next_cursor=following)
 
 
@@ -133,9 +135,10 @@ def put_service(
     "/{id}/scale",
     response_model=r.Service,
     responses=documented(
-        "key_unknown", "access_denied", "not_found", "service_stopped", "stale_etag"
+        "key_unknown", "access_denied", "not_found", "service_stopped", "stale_etag",
+        "invalid_parameter",
     ),
-)
+)  # fmt: skip
 def scale_service(
     id: Identity,
     body: Scale,
@@ -149,6 +152,12 @@ def scale_service(
     with state.database.write() as session:
         row = lock_service(session, caller, id, project)
         check_etag(if_match, etag(row.version), required=False)
+        if row.spec.get("chain"):
+            message = (
+                f"service/{row.name} is a chain, which has no replicas: scale the service of a step"
+            )
+            errors = [r.FieldProblem(path="replicas", message=message)]
+            raise ProblemError("invalid_parameter", message, errors=errors)
         service_queries.scale_service(session, row, body.replicas, actor=caller.actor)
         response.headers["ETag"] = etag(row.version)
         return show(session, row)
