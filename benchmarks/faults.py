@@ -296,7 +296,12 @@ def run(
         platform.home, lambda: platform.connect(retry_seconds=0), platform.gateway_answers
     )
     storm = Storm(platform, watcher, options.seed, kinds_for(options))
-    watcher.on_event = storm.on_event
+
+    def on_event(event: Event) -> None:
+        load.on_event(event)
+        storm.on_event(event)
+
+    watcher.on_event = on_event
     watcher.start()
     load.start()
     done = 0

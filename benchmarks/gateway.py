@@ -1,6 +1,7 @@
-"""What a request costs at the gateway: beside HAProxy, nginx and a bare uvicorn.
+"""What a request costs at the gateway: beside HAProxy, nginx, Ray Serve and a bare uvicorn.
 
-All proxies run on one thread in front of the same engine. Processor time is that of the proxy's
+All proxies run on one thread in front of the same engine (Ray Serve's in front of a replica that
+answers the same). Processor time is that of the proxy's
 processes alone, from the operating system, for each request of a closed loop over 32 connections:
 whole answers (echo) and streams of 200 events. Then the latency that is added at 300 requests a
 second, and the memory with thousands of open streams.
@@ -8,13 +9,15 @@ second, and the memory with thousands of open streams.
     python -m benchmarks.gateway --quick
     python -m benchmarks.gateway
 
-Needs the Debian packages haproxy and nginx; what is missing is left out and said so.
+Needs the Debian packages haproxy and nginx and the Python packages of ray[serve]; what is missing
+is left out and said so.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import resource
@@ -37,6 +40,8 @@ from benchmarks.harness import free_port, report
 CONNECTIONS = 32
 KEY = "qd_benchmark"
 RATE = 300.0
+SERVE_NEEDS = ("grpc_reflection", "mmh3", "watchfiles")
+"""What ray[serve] has beside Ray and what is installed anyway."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,21 @@ def started(command: list[str], port: int, name: str, folder: Path) -> Iterator[
         process.terminate()
         process.wait(30)
         log.close()
+
+
+@contextmanager
+def ray_serve(port: int, folder: Path) -> Iterator[Side]:
+    """Ray Serve with one replica; the side's process is its HTTP proxy alone."""
+    file = folder / "ray-serve.pid"
+    command = [sys.executable, "-m", "benchmarks.ray_serve_echo", str(port), str(file)]
+    with started(command, port, "ray_serve", folder) as side:
+        deadline = time.monotonic() + 60
+        while not file.exists():
+            if not side.process.is_running() or time.monotonic() > deadline:
+                log = (folder / "ray_serve.log").read_text()
+                raise SystemExit(f"Ray Serve did not start:\n{log}")
+            time.sleep(0.1)
+        yield Side("ray_serve", port, psutil.Process(int(file.read_text())))
 
 
 def _listens(port: int) -> bool:
@@ -294,6 +314,10 @@ def run(folder: Path, stack: ExitStack, options: argparse.Namespace) -> int:
     for name, command in commands.items():
         port = free_port()
         sides[name] = stack.enter_context(started(command(port), port, name, folder))
+    if all(map(importlib.util.find_spec, SERVE_NEEDS)):
+        sides["ray_serve"] = stack.enter_context(ray_serve(free_port(), folder))
+    else:
+        print("ray[serve] is not installed: left out", file=sys.stderr)
     time.sleep(2)  # the gateway reads its snapshot
     echo: dict[str, list[float]] = {name: [] for name in sides}
     stream: dict[str, list[float]] = {name: [] for name in sides if name != "uvicorn"}
@@ -310,7 +334,7 @@ def run(folder: Path, stack: ExitStack, options: argparse.Namespace) -> int:
         figures[f"echo_us_{name}"] = statistics.median(echo[name])
         if name in stream:
             figures[f"stream_us_{name}"] = statistics.median(stream[name])
-    for name in [name for name in ("haproxy", "nginx", "uvicorn") if name in sides]:
+    for name in [name for name in sides if name != "gateway"]:
         figures[f"echo_cpu_vs_{name}"] = _ratio(echo["gateway"], echo[name])
         if name in stream:
             figures[f"stream_cpu_vs_{name}"] = _ratio(stream["gateway"], stream[name])

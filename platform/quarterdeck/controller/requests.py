@@ -10,6 +10,7 @@ from quarterdeck.lifecycle.faults import exclusions
 from quarterdeck.lifecycle.replicas import ReplicaFacts, missing
 from quarterdeck.scheduling.snapshot import Hold, NodeView, Part, Pending, Request, Snapshot
 from quarterdeck.store.admission import World, wanted_revisions
+from quarterdeck.store.capacity import Holding
 from quarterdeck.store.node_faults import as_fault
 from quarterdeck.store.references import secrets_missing
 from quarterdeck.store.tables import JobRow, RevisionRow, RunRow, ServiceRow
@@ -49,7 +50,7 @@ def job_request(job: JobRow, seen: World) -> Request | Pending:
         excluded=excluded,
         shunned=shunned,
         smaller=_smaller(job),
-        parts=_parts(job.spec),
+        parts=_parts(job.spec.get("roles"), resources),
         **layout,
     )
 
@@ -186,9 +187,8 @@ def _layout(job: JobRow) -> Mapping[str, int] | None:
     return None
 
 
-def _parts(spec: Mapping[str, Any]) -> tuple[Part, ...]:
+def _parts(roles: Mapping[str, Any] | None, common: Mapping[str, Any]) -> tuple[Part, ...]:
     """The roles of a gang, each with what its ranks hold."""
-    common = spec.get("resources") or {}
     return tuple(
         Part(
             role=name,
@@ -196,18 +196,18 @@ def _parts(spec: Mapping[str, Any]) -> tuple[Part, ...]:
             cpus=own.get("cpus") or common.get("cpus"),
             memory=own.get("memory") or common.get("memory"),
         )
-        for name, role in (spec.get("roles") or {}).items()
+        for name, role in (roles or {}).items()
         for own in (role.get("resources") or {},)
     )
 
 
-def _hold(run: RunRow) -> Hold:
-    resources = run.spec.get("resources") or {}
+def _hold(run: Holding) -> Hold:
+    resources = run.resources or {}
     slots: dict[str, int] = {}
     for placement in run.placements:
         node = placement["node_id"]
         slots[node] = slots.get(node, 0) + int(placement.get("slots", 1))
-    asks = {part.role: part for part in _parts(run.spec)}
+    asks = {part.role: part for part in _parts(run.roles, resources)}
     cpus: dict[str, float] = {}
     memory: dict[str, int] = {}
     for placement in run.placements:
@@ -229,8 +229,7 @@ def _hold(run: RunRow) -> Hold:
     )
 
 
-def _ends_at(run: RunRow) -> datetime | None:
-    limit = run.spec.get("max_duration")
-    if limit is None or run.quarantined:
+def _ends_at(run: Holding) -> datetime | None:
+    if run.max_duration is None or run.quarantined:
         return None
-    return (run.claimed_at or run.created_at) + timedelta(seconds=float(limit))
+    return (run.claimed_at or run.created_at) + timedelta(seconds=run.max_duration)

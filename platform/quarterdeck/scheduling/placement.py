@@ -132,6 +132,10 @@ class Pool:
         The fullest machine that still takes all the rest, else the emptiest: big gangs get few
         machines, small ones do not break into empty machines.
         """
+        if units * size > self.free:
+            return None
+        if (whole := self._fullest(request, units, size)) is not None:
+            return [(whole, units * size)]
         capacity = {
             node_id: count
             for node_id, room in self.rooms.items()

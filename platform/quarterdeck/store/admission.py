@@ -11,7 +11,7 @@ from sqlalchemy import and_, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.run import ENDED
-from quarterdeck.store.capacity import holding_runs
+from quarterdeck.store.capacity import Holding, holding_runs
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.leases import claim_rows
@@ -44,7 +44,7 @@ class World:
     now: datetime
     clusters: Sequence[ClusterRow]
     nodes: Sequence[NodeRow]
-    holding: Sequence[RunRow]
+    holding: Sequence[Holding]
     jobs: Sequence[JobRow]
     services: Sequence[ServiceRow]
     revisions: Mapping[tuple[str, int], RevisionRow]

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -23,6 +24,7 @@ from quarterdeck.store.settings import generation
 from quarterdeck.store.tables import ClusterRow, NodeRow, RunRow
 
 _ROOMS = "rooms"
+_OF_SPEC = frozenset({"resources", "roles", "max_duration"})
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,40 @@ class _Room:
     used: dict[str, int]
 
 
-def holding_runs(session: Session, cluster: str | None = None) -> Sequence[RunRow]:
+class Holding(NamedTuple):
+    """What admission knows of a run that holds slots. There are as many as runs live, and all are
+    read at every look: whole rows would cost more than all the rest of it."""
+
+    id: str
+    owner_type: str
+    owner_id: str
+    owner_name: str
+    epoch: int
+    cluster: str
+    quarantined: bool
+    stopping_for: str | None
+    created_at: datetime
+    claimed_at: datetime | None
+    placements: Sequence[Mapping[str, Any]]
+    resources: Mapping[str, Any] | None
+    roles: Mapping[str, Any] | None
+    max_duration: float | None
+    """Seconds; these three are of the run's spec."""
+
+
+def holding_runs(session: Session) -> Sequence[Holding]:
     """Runs that hold slots: not ended, or given up and not proven dead."""
-    query = select(RunRow).where(_holds())
-    if cluster is not None:
-        query = query.where(RunRow.cluster == cluster)
-    return session.scalars(query).all()
+    columns = [
+        RunRow.spec[name] if name in _OF_SPEC else getattr(RunRow, name) for name in Holding._fields
+    ]
+    return [Holding(*row) for row in session.execute(select(*columns).where(_holds()))]
 
 
 def _holds() -> ColumnElement[bool]:
     return RunRow.phase.not_in(sorted(ENDED)) | RunRow.quarantined
 
 
-def usage(clusters: Iterable[ClusterRow], holding: Iterable[RunRow]) -> dict[str, Usage]:
+def usage(clusters: Iterable[ClusterRow], holding: Iterable[Holding]) -> dict[str, Usage]:
     """What `holding` use of each cluster. The clusters must have been read before them: a run
     that came between then is counted, and shows in the cluster's next `placed`."""
     found = {row.name: Usage(row.placed, {}) for row in clusters}

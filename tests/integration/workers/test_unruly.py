@@ -141,6 +141,27 @@ def test_a_disk_that_a_run_has_filled_is_told_from_one_that_was_full(tmp_path: P
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+def test_a_run_that_fills_a_disk_ends_before_the_others_have_no_room(tmp_path: Path) -> None:
+    disk = tmp_path / "work"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user cannot mount a small disk")
+    try:
+        (disk / "mine").mkdir()
+        command = f"head -c 39M /dev/zero > {disk}/mine/big; sleep 600"
+        started = replace(launch(tmp_path, command=command), workdir=str(disk / "mine"))
+        process = RankProcess(started)
+        process.start(None)
+        news = finish(process, 60)
+        (failure,) = [one for one in news.messages if one["type"] == "failure"]
+        assert failure["blame"] == "user_code"
+        assert "39 MiB of its own files fill a disk of 40 MiB" in failure["message"]
+        assert news.messages[-1] == {**news.messages[-1], "type": "gone", "clean": True}
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 def ended(recorder: Recorder, name: str, command: str, **fields: Any) -> Any:
     ranks = fields.pop("ranks", 1)
     spec = {"command": command, **fields}

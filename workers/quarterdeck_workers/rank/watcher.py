@@ -3,8 +3,8 @@
 It forks the rank's process, adopts every orphan below it, and ends all of them when the rank's
 process ends, when its actor dies (the `alive` pipe closes) or when it is told to (SIGTERM). If it
 is killed itself, the rank's process dies with it. It reports over `status`, one JSON line each:
-`pid`, `failure` (too many processes), `exit` (code or signal, with the moment), `gone` (no process
-is left).
+`pid`, `failure` (too many processes, a full disk), `exit` (code or signal, with the moment),
+`gone` (no process is left).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from quarterdeck_workers.rank.descendants import (
 from quarterdeck_workers.rank.launch import Launch
 from quarterdeck_workers.rank.oom import oom_kills
 from quarterdeck_workers.rank.task_group import TaskGroup
-from quarterdeck_workers.rank.workdir import filled_by, hold, release
+from quarterdeck_workers.rank.workdir import DiskWatch, filled_by, hold, release
 
 _LOOK_MILLISECONDS = 500
 _TASKS_PER_PROCESS = 2
@@ -106,16 +106,19 @@ def _watch(
         poller = select.poll()
         poller.register(alive, select.POLLIN | select.POLLHUP)
         poller.register(process, select.POLLIN)
+        disk = DiskWatch(Path(launch.workdir))
         events: set[int] = set()
         while not events:
             events = {descriptor for descriptor, _ in poller.poll(_LOOK_MILLISECONDS)}
-            if not events and (what := _too_many(launch, group)):
+            if events:
+                break
+            if what := _too_many(launch, group):
                 if group is not None:
                     group.close()
-                _tell(
-                    status, type="failure", at=time.time(), blame="user_code", traceback="",
-                    message=f"rank {launch.rank} {what}: all were ended",
-                )  # fmt: skip
+                _blame_user(status, f"rank {launch.rank} {what}: all were ended")
+                return
+            if what := disk.look():
+                _blame_user(status, f"rank {launch.rank} was ended before others suffer: {what}")
                 return
         if process in events:
             _, result = os.waitpid(pid, 0)
@@ -128,6 +131,12 @@ def _watch(
     except _Ended:
         pass
     reap_all()
+
+
+def _blame_user(status: socket.socket, message: str) -> None:
+    _tell(
+        status, type="failure", at=time.time(), blame="user_code", traceback="", message=message
+    )  # fmt: skip
 
 
 def _too_many(launch: Launch, group: TaskGroup | None) -> str:

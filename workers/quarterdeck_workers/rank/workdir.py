@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -48,6 +50,27 @@ def filled_by(folder: Path) -> str:
     if own < disk.used / 2:
         return ""
     return f"{own / 2**20:,.0f} MiB of its own files fill a disk of {disk.total / 2**20:,.0f} MiB"
+
+
+class DiskWatch:
+    """Looks now and then whether the run fills its disk: `most_share` of the time at most, for
+    looking costs much where there are many files."""
+
+    def __init__(
+        self, folder: Path, clock: Callable[[], float] = time.monotonic, most_share: float = 0.05
+    ) -> None:
+        self._folder, self._clock, self._most_share = folder, clock, most_share
+        self._next = clock()
+
+    def look(self) -> str:
+        """What `filled_by` says; empty before the next look is due."""
+        start = self._clock()
+        if start < self._next:
+            return ""
+        found = filled_by(self._folder)
+        end = self._clock()
+        self._next = end + (end - start) / self._most_share
+        return found
 
 
 def _bytes_below(folder: Path) -> int:
