@@ -109,6 +109,7 @@ def _replica_request(
     spec = revision.spec
     resources = spec.get("resources") or {}
     parallelism = spec.get("parallelism") or {}
+    excluded, shunned = _exclusions(service.id, seen)
     return Request(
         id=f"{service.id}#{revision.revision}#{index}",
         label=f"service/{service.name}",
@@ -121,6 +122,8 @@ def _replica_request(
         cpus=resources.get("cpus"),
         memory=resources.get("memory"),
         avoid=seen.quarantine.get(service.id, frozenset()),
+        excluded=excluded,
+        shunned=shunned,
     )
 
 

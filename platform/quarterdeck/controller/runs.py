@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 from quarterdeck.controller.turns import Turns
-from quarterdeck.lifecycle.faults import judge
+from quarterdeck.lifecycle.faults import Judgement, judge
 from quarterdeck.lifecycle.job import JOB, WITH_RUN, JobEvent
 from quarterdeck.lifecycle.observe import RESTORED, UNKNOWN, RunDecision, decide
 from quarterdeck.lifecycle.restarts import after_failure, failures_in_a_row
@@ -83,6 +83,8 @@ class Runs:
                     apply_run(session, run, decision, lease_id)
                 if run.phase in ENDED:
                     account(session, run)
+                    if run.owner_type == "service":
+                        _note_replica(session, run)
                 if item.job is not None:
                     job = session.get(JobRow, item.job.id)
                     if job is not None and job.epoch == run.epoch:
@@ -160,10 +162,7 @@ def _after_end(session: Any, job: JobRow, run: RunRow) -> None:
     if run.phase in ("cancelled", "preempted"):
         _again(session, job, run, message=run.message, used=job.restarts_used, delay=row.delay)
         return
-    failure = run.failure or {"blame": "unknown", "message": run.message}
-    ended = run.ended_at.timestamp() if run.ended_at else 0.0
-    judgement = judge(run.log_matches or [], str(failure["blame"]), ended)
-    note_faults(session, run, judgement.blamed, failure)
+    failure, judgement = _judged(session, run)
     if judgement.cancel:
         move_job(
             session, job, JobEvent.FAILED, reason="LogPolicy", message=judgement.cancel,
@@ -192,6 +191,21 @@ def _after_end(session: Any, job: JobRow, run: RunRow) -> None:
         message=words,
         values={"failure": failure, "restarts_used": choice.restarts_used},
     )
+
+
+def _note_replica(session: Session, run: RunRow) -> None:
+    """The service replaces it itself; a machine that is to blame gets no other one."""
+    if run.phase == "failed":
+        _judged(session, run)
+
+
+def _judged(session: Session, run: RunRow) -> tuple[dict[str, Any], Judgement]:
+    """How a failed run failed and what its log lines decide; the machines blamed are noted."""
+    failure = run.failure or {"blame": "unknown", "message": run.message}
+    ended = run.ended_at.timestamp() if run.ended_at else 0.0
+    judgement = judge(run.log_matches or [], str(failure["blame"]), ended)
+    note_faults(session, run, judgement.blamed, failure)
+    return failure, judgement
 
 
 def _after_restore(session: Session, job: JobRow, run: RunRow) -> None:

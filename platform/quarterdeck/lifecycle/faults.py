@@ -73,8 +73,8 @@ def cordon_reason(faults: Sequence[Fault]) -> str:
     owners = {fault.owner_id for fault in trusted}
     if len(owners) < CORDON_AFTER:
         return ""
-    policies = sorted({fault.policy for fault in trusted})
-    return f"RepeatedFaults: {len(owners)} jobs failed there in a day ({', '.join(policies)})"
+    policies = ", ".join(sorted({fault.policy for fault in trusted}))
+    return f"RepeatedFaults: {len(owners)} jobs or services failed there in a day ({policies})"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from quarterdeck.store.capacity import Holding, holding_runs
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.leases import claim_rows
-from quarterdeck.store.node_faults import faults_of
+from quarterdeck.store.node_faults import faults_of_waiting
 from quarterdeck.store.orphans import Restore, read_restore
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.tables import (
@@ -54,7 +54,7 @@ class World:
     secrets: frozenset[tuple[str, str]]
     """(project, name) of every secret that a queued job may name."""
     faults: Mapping[str, Sequence[NodeFaultRow]] = field(default_factory=dict)
-    """Of machines, by the job that they failed."""
+    """Of machines, by the job or service that they failed."""
     restore: Restore | None = None
     """What is open since a backup was restored."""
 
@@ -69,7 +69,7 @@ class World:
         return {owner: frozenset(held) for owner, held in nodes.items()}
 
 
-def claim_jobs(session: Session, lease_id: str, limit: int = 2000) -> list[str]:
+def claim_jobs(session: Session, lease_id: str, limit: int = 3000) -> list[str]:
     """Lease the jobs that admission may move."""
     phases = JobRow.phase.in_(("waiting", "queued"))
     woken = and_(JobRow.phase == "suspended", JobRow.desired != "suspend")
@@ -136,7 +136,7 @@ def world(session: Session, leased: Sequence[str] = ()) -> World:
         revisions=revisions,
         live_replicas=replicas,
         secrets=secrets,
-        faults=faults_of(session, [job.id for job in jobs]) if jobs else {},
+        faults=faults_of_waiting(session),
         restore=read_restore(session),
     )
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from sqlalchemy import CursorResult, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.expression import ColumnElement
 
 from quarterdeck.lifecycle.faults import NODE_FAILURE, WINDOW_S, Fault, cordon_reason
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.inserts import insert_ignoring
 from quarterdeck.store.outbox import append_event
-from quarterdeck.store.tables import NodeFaultRow, NodeRow, RunRow
+from quarterdeck.store.tables import JobRow, NodeFaultRow, NodeRow, RunRow, ServiceRow
 from quarterdeck.store.text import clean
 from quarterdeck.store.transitions import ACTOR
 
@@ -22,10 +23,20 @@ Machine = tuple[str, str, str]
 
 def faults_of(session: Session, owners: Iterable[str]) -> Mapping[str, list[NodeFaultRow]]:
     """Faults that are not cleared, by owner."""
+    return _by_owner(session, NodeFaultRow.owner_id.in_(list(owners)))
+
+
+def faults_of_waiting(session: Session) -> Mapping[str, list[NodeFaultRow]]:
+    """`faults_of` all queued jobs and all services."""
+    queued = select(JobRow.id).where(JobRow.phase == "queued")
+    return _by_owner(session, NodeFaultRow.owner_id.in_(queued.union_all(select(ServiceRow.id))))
+
+
+def _by_owner(session: Session, owners: ColumnElement[bool]) -> Mapping[str, list[NodeFaultRow]]:
     found: dict[str, list[NodeFaultRow]] = {}
     rows = session.scalars(
         select(NodeFaultRow)
-        .where(NodeFaultRow.owner_id.in_(list(owners)), NodeFaultRow.cleared_at.is_(None))
+        .where(owners, NodeFaultRow.cleared_at.is_(None))
         .order_by(NodeFaultRow.id)
     )
     for row in rows:

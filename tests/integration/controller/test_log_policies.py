@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from quarterdeck.specs.protocol import LogMatch
+from quarterdeck.specs.protocol import LogMatch, OutputAsset
 from quarterdeck.store.fleet_queries import cordon_node
-from quarterdeck.store.tables import EventRow, JobRow, NodeRow
+from quarterdeck.store.tables import EventRow, JobRow, NodeRow, RunRow
 
 
 def match(run: Any, policy: str, verdict: str, **fields: Any) -> LogMatch:
@@ -148,3 +148,27 @@ def test_plain_failures_of_one_machine_send_the_job_elsewhere_while_that_is_poss
     assert node_of(platform.run_of(job_id)) == "n2"
     with platform.database.read() as session:
         assert not any(session.scalars(select(NodeRow.cordoned)))
+
+
+def test_a_service_gets_no_other_replica_on_the_machine_that_failed_one(
+    platform: Any, make: Any
+) -> None:
+    _, source = platform.started({"kind": "dataset", "name": "m", "uri": "file:///m"})
+    output = OutputAsset(kind="model", name="m", digest="x", uri="file:///m")
+    platform.agent.say(source, "succeeded", outputs=[output])
+    service_id = platform.deploy({"kind": "service", "name": "s", "model": "m"})
+    for _ in range(2):
+        platform.controller.tick()
+    run = platform.run_of(service_id)
+    platform.agent.claim(run.id, run.epoch)
+    platform.agent.say(run, "loading", log_matches=[match(run, "ecc", "exclude_node")])
+    platform.agent.say(run, "failed", failure=make["failure"]("user_code", rank=0))
+    platform.controller.tick()
+    platform.age(RunRow, run.id, "ended_at", 100)  # its crash loop's pause is over
+    for _ in range(2):
+        platform.controller.tick()
+    second = platform.run_of(service_id)
+    assert second.id != run.id and node_of(second) != node_of(run)
+    with platform.database.read() as session:
+        (told,) = session.scalars(select(EventRow).where(EventRow.type == "node.fault"))
+    assert "run 1 of service/s" in told.message
