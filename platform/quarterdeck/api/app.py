@@ -35,6 +35,7 @@ from quarterdeck.api.routers import (
     rollouts,
     services,
     tunnels,
+    warming,
 )
 from quarterdeck.api.schema import install_schema
 from quarterdeck.api.settings import ApiSettings
@@ -107,6 +108,7 @@ def _versioned() -> list[APIRouter]:
         rollouts.router,
         records.router,
         *assets.routers,
+        warming.models,
         artifacts.router,
         fleet.router,
         log_policies.router,
@@ -115,6 +117,7 @@ def _versioned() -> list[APIRouter]:
         access.router,
         plan.router,
         agents.router,
+        warming.agents,
         tunnels.router,
     ]
 

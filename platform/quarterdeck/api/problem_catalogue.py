@@ -101,6 +101,16 @@ _KINDS = (
         "it is shown as unknown. If you know better, repeat with force (--force).",
     ),
     ProblemKind(
+        "node_gone", 409, "There is no living machine to bring it to",
+        "quarterdeck nodes lists the machines that live. Name others, or wait until the agents of "
+        "the cluster are back.",
+    ),
+    ProblemKind(
+        "warmings_full", 409, "Too many copies of models are under way",
+        "Weights that are wanted on nodes ahead are bounded. Wait until some are there, or name "
+        "fewer nodes.",
+    ),
+    ProblemKind(
         "not_running", 409, "There is no rank to reach",
         "Programs, terminals and ports are reached while a job runs or a replica lives. Wait for "
         "phase running (quarterdeck wait job/NAME --until running).",
@@ -134,6 +144,11 @@ _KINDS = (
         "body_too_large", 413, "The body is too large",
         "Send less at once: the detail names the limit in bytes. Data belongs into the artifact "
         "store and is referred to by a URI.",
+    ),
+    ProblemKind(
+        "no_weights", 422, "The model version has nothing that could be brought ahead",
+        "Nodes keep copies of versions that list their files, with weights among them, under the "
+        "files' digest. Publish the model again with its files.",
     ),
     ProblemKind(
         "digest_mismatch", 422, "The content does not have the digest that it was sent under",

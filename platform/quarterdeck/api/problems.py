@@ -148,6 +148,7 @@ _OF_STORE: Mapping[type[errors.StoreError], str] = {
     errors.AlreadyClaimed: "already_claimed",
     errors.AgentSuperseded: "superseded_agent",
     errors.NodeAlive: "node_alive",
+    errors.WarmingsFull: "warmings_full",
     BadCursor: "invalid_parameter",
 }
 

@@ -20,6 +20,7 @@ from quarterdeck.cli.session import (
     note,
     refuse,
 )
+from quarterdeck.cli.units import seconds_of
 
 if TYPE_CHECKING:
     from quarterdeck.specs.resources import Event, Job
@@ -86,7 +87,7 @@ def wait(
     from quarterdeck.specs.resources import JobPhase, ServicePhase
 
     kind, name = job_or_service(subject)
-    seconds = _seconds(timeout)
+    seconds = seconds_of(timeout)
     phases = get_args(JobPhase if kind == "job" else ServicePhase)
     if until is not None and until not in phases:
         refuse(f"--until {until}: write one of {', '.join(phases)}", USAGE)
@@ -118,17 +119,6 @@ class _Changes:
         if now != self._said:
             note(now)
         self._said = now
-
-
-def _seconds(text: str | None) -> float | None:
-    from quarterdeck.specs.units import parse_duration
-
-    if text is None:
-        return None
-    try:
-        return parse_duration(float(text) if text.replace(".", "", 1).isdigit() else text)
-    except ValueError as error:
-        refuse(f"--timeout: {error}", USAGE)
 
 
 def end_with(job: Job, *, quiet: bool = False) -> None:

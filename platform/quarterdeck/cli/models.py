@@ -1,4 +1,4 @@
-"""`models` and `tokenizers`: versions, aliases, downloads."""
+"""`models` and `tokenizers`: versions, aliases, downloads, weights on nodes ahead."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import typer
 from quarterdeck.cli.names import versioned
 from quarterdeck.cli.output import Column, age, show, size
 from quarterdeck.cli.session import USAGE, Output, Project, connect, note, refuse
+from quarterdeck.cli.warming import warm
 
 if TYPE_CHECKING:
     from quarterdeck.specs.resources import AssetVersion
 
-models = typer.Typer(help="Versions of models: list, promote, pull.", no_args_is_help=False)
+models = typer.Typer(help="Versions of models: list, promote, pull, warm.", no_args_is_help=False)
 
 
 def version_columns() -> list[Column[AssetVersion]]:
@@ -99,6 +100,9 @@ def pull(
     total = size(sum(file.size for file in files))
     seconds = time.monotonic() - started
     print(f"{folder}: model/{name}@{found.version}, {len(files)} files, {total} in {seconds:.1f} s")
+
+
+models.command()(warm)
 
 
 def tokenizers(project: Project = None, output: Output = "table") -> None:

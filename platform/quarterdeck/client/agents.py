@@ -20,6 +20,7 @@ from quarterdeck.specs.protocol import (
     Claim,
     RunBeat,
     RunOrder,
+    WeightsOrder,
 )
 from quarterdeck.specs.resources import JoinTicket
 
@@ -80,6 +81,11 @@ class AgentClient(_Caller):
             RunOrder, f"{API}/runs/{run_id}/claim", body=Claim(epoch=epoch, agent_id=agent_id),
             repeatable=False,
         )  # fmt: skip
+
+    def weights(self, cluster: str, asset_id: str) -> WeightsOrder:
+        """What a node needs to fetch a model version that is wanted on the cluster; holds
+        credentials. Raises NotFound once nobody wants it."""
+        return self._transport.get(WeightsOrder, f"{API}/agents/{cluster}/weights/{asset_id}")
 
     def join(self, cluster: str) -> JoinTicket:
         """Address and token of a cluster's Ray head, for a machine that joins it."""

@@ -9,6 +9,7 @@ from quarterdeck.client.errors import NotFound
 from quarterdeck.client.paging import collect
 from quarterdeck.client.transport import API, Transport
 from quarterdeck.specs.resources import AssetVersion
+from quarterdeck.specs.warming import ModelWarmth
 
 
 class Assets:
@@ -53,3 +54,34 @@ class Assets:
             body={"version": version},
         )  # fmt: skip
         return self._transport.read(AssetVersion, response)
+
+
+class Models(Assets):
+    """`client.models`."""
+
+    def __init__(self, transport: Transport, project: str) -> None:
+        super().__init__(transport, project, "models")
+
+    def warm(
+        self,
+        name: str,
+        version: str | int,
+        *,
+        nodes: Sequence[str] = (),
+        cluster: str | None = None,
+    ) -> ModelWarmth:
+        """Bring a version's weights ahead to these nodes (ids or hosts), to those of a cluster,
+        else to all; the answer names them. Repeating is harmless. Raises NotFound, Conflict for
+        dead nodes, Invalid for a version without weights."""
+        body = {"nodes": list(nodes), "cluster": cluster}
+        return self._transport.post(
+            ModelWarmth, self._warm_path(name, version), params=self._scope, body=body,
+            repeatable=True,
+        )  # fmt: skip
+
+    def warmth(self, name: str, version: str | int) -> ModelWarmth:
+        """How far the weights are, on every node that they were asked for on."""
+        return self._transport.get(ModelWarmth, self._warm_path(name, version), params=self._scope)
+
+    def _warm_path(self, name: str, version: str | int) -> str:
+        return f"{self._path}/{name}/versions/{version}/warm"

@@ -11,7 +11,7 @@ import httpx
 
 from quarterdeck.client.access import Keys, Projects, Secrets
 from quarterdeck.client.array_logs import MemberLine, follow_members, read_members
-from quarterdeck.client.assets import Assets
+from quarterdeck.client.assets import Assets, Models
 from quarterdeck.client.config import Connection, discover
 from quarterdeck.client.errors import QuarterdeckError
 from quarterdeck.client.fleet import Checkpoints, Clusters, LogPolicyList, Nodes, Runs
@@ -34,6 +34,7 @@ from quarterdeck.specs.resources import (
     Service,
     ServicePhase,
 )
+from quarterdeck.specs.warming import ModelWarmth
 
 if TYPE_CHECKING:
     from quarterdeck.planner.plan import Plan
@@ -50,7 +51,7 @@ REACHED: dict[JobPhase, frozenset[JobPhase]] = {
 class WaitExpired(QuarterdeckError):
     """The wait's time is over; `last` is what was seen last."""
 
-    def __init__(self, message: str, last: Job | Service) -> None:
+    def __init__(self, message: str, last: Job | Service | ModelWarmth) -> None:
         super().__init__(message)
         self.last = last
 
@@ -76,7 +77,7 @@ class Client:
         self.project = project
         self.jobs = Jobs(self.transport, project)
         self.services = Services(self.transport, project)
-        self.models = Assets(self.transport, project, "models")
+        self.models = Models(self.transport, project)
         self.datasets = Assets(self.transport, project, "datasets")
         self.tokenizers = Assets(self.transport, project, "tokenizers")
         self.runs = Runs(self.transport, project)
@@ -205,9 +206,35 @@ class Client:
                 return found
             self._pause(deadline, f"service/{found.name} is {found.phase}", found)
 
-    def _pause(self, deadline: float | None, state: str, last: Job | Service) -> None:
+    def wait_for_weights(
+        self,
+        asked: ModelWarmth,
+        *,
+        timeout: float | None = None,
+        on_change: Callable[[ModelWarmth], None] | None = None,
+    ) -> ModelWarmth:
+        """Wait until nothing more happens on the nodes of a `models.warm`. Raises WaitExpired.
+
+        They may have failed: look at each node's `state`.
+        """
+        wanted = {node.node_id for node in asked.nodes}
+        deadline = None if timeout is None else self.transport.clock() + timeout
+        found = asked
+        while True:
+            if on_change is not None:
+                on_change(found)
+            open_ = [node.host for node in found.nodes if not node.ended]
+            if not open_:
+                return found
+            what = f"model/{found.name}@{found.version} is not on {', '.join(open_)} yet"
+            self._pause(deadline, what, found)
+            found = self.models.warmth(asked.name, asked.version)
+            found.nodes = [node for node in found.nodes if node.node_id in wanted]
+
+    def _pause(self, deadline: float | None, state: str, last: Job | Service | ModelWarmth) -> None:
         if deadline is not None and self.transport.clock() + POLL_SECONDS > deadline:
-            raise WaitExpired(f"the wait is over: {state}: {last.message}", last)
+            said = "" if isinstance(last, ModelWarmth) else f": {last.message}"
+            raise WaitExpired(f"the wait is over: {state}{said}", last)
         self.transport.sleep(POLL_SECONDS)
 
     def events(self, *, limit: int | None = None) -> list[Event]:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from quarterdeck.specs.base import Message
 from quarterdeck.specs.log_policies import OrderedPolicy, Verdict
+from quarterdeck.specs.warming import WarmReport, WeightsToWarm
 
 # --- agent -----------------------------------------------------------------------------------
 
@@ -95,6 +96,8 @@ class AgentBeat(Message):
     this beat says nothing of strangers."""
     strangers: list[Stranger] = []
     """All of them. There are none, unless a backup of the database was restored."""
+    warmed: list[WarmReport] = Field(default=[], max_length=5000)
+    """How far the weights are that nodes fetch ahead."""
 
 
 class RunToStart(Message):
@@ -133,6 +136,8 @@ class AgentWork(Message):
     watch: list[RunToStart] = []
     """Runs claimed on this cluster whose liveness the agent reports in its beats."""
     tunnels: list[TunnelToOpen] = []
+    warm: list[WeightsToWarm] = []
+    """Weights to bring to nodes ahead, in the order in which they were asked for."""
 
 
 class Claim(Message):
@@ -163,6 +168,15 @@ class ResolvedAsset(Message):
     """Folder of the version's files (artifact store), or the dataset's own URI."""
     split: Literal["train", "held_out"] | None = None
     metadata: dict[str, Any] = {}
+
+
+class WeightsOrder(Message):
+    """GET /api/v1/agents/{cluster}/weights/{asset_id}: all that a node needs to fetch them. Holds
+    credentials: never log it."""
+
+    model: ResolvedAsset
+    files: list[FileEntry]
+    artifacts_options: dict[str, Any] = {}
 
 
 class ResumeFrom(Message):
@@ -407,5 +421,6 @@ class BeatReply(Message):
 SupervisorReport.model_rebuild()
 Stranger.model_rebuild()
 AgentBeat.model_rebuild()
+WeightsOrder.model_rebuild()
 ResumeFrom.model_rebuild()
 RunOrder.model_rebuild()

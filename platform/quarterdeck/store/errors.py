@@ -47,6 +47,16 @@ class NodeAlive(StoreError):
         super().__init__(f"node {host} is alive: its agent spoke of it {seconds:.0f} s ago")
 
 
+class WarmingsFull(StoreError):
+    """More weights are wanted on nodes than is kept in mind."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"more than {most} copies of models would be under way: wait until some are there, or "
+            "name fewer nodes"
+        )
+
+
 class StaleRow(StoreError):
     """A compare-and-swap lost: the row changed since it was read. Drop the result."""
 

@@ -87,6 +87,23 @@ def capacity_by_cluster(session: Session) -> Mapping[str, Capacity]:
     return found
 
 
+def machines(session: Session, cluster: str | None, limit: int) -> list[NodeRow]:
+    """Nodes with slots that are not dead, by cluster and host, at most `limit`."""
+    query = select(NodeRow).where(NodeRow.phase != "dead", NodeRow.slots > 0)
+    if cluster is not None:
+        query = query.where(NodeRow.cluster == cluster)
+    order = (NodeRow.cluster, NodeRow.host, NodeRow.id)
+    return list(session.scalars(query.order_by(*order).limit(limit)))
+
+
+def silent_clusters(session: Session, names: Iterable[str]) -> set[str]:
+    """Those of the clusters whose agents do not beat."""
+    query = select(ClusterRow.name).where(
+        ClusterRow.name.in_(list(names)), ClusterRow.phase == "silent"
+    )
+    return set(session.scalars(query))
+
+
 @dataclass(frozen=True)
 class Machines:
     """Living nodes of one cluster that are alike. `memory` is in bytes a node."""

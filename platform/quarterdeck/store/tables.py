@@ -16,6 +16,7 @@ from quarterdeck.store.tables_fleet import (
     NodeFaultRow,
     NodeRow,
     OrphanRow,
+    WarmingRow,
 )
 from quarterdeck.store.tables_logs import LogChunkRow, LogFileRow, OwnerLogsRow
 from quarterdeck.store.tables_record import (
@@ -66,4 +67,5 @@ __all__ = [
     "StepMetricsRow",
     "TunnelRow",
     "UploadRow",
+    "WarmingRow",
 ]

@@ -128,3 +128,34 @@ class NodeFaultRow(Base):
         Index(None, "owner_id"),
         {"sqlite_autoincrement": True},
     )
+
+
+class WarmingRow(Base):
+    """A model version that somebody wants on a node ahead of the services that will read it.
+
+    There is one row for each version and node; asking again starts it anew. Ended ones go a day
+    after their end.
+    """
+
+    __tablename__ = "warmings"
+
+    asset_id: Mapped[str] = mapped_column(
+        ForeignKey("asset_versions.id", ondelete="CASCADE"), primary_key=True
+    )
+    node_id: Mapped[str] = mapped_column(primary_key=True)
+    cluster: Mapped[str]
+    host: Mapped[str]
+    asked: Mapped[int] = mapped_column(default=1)
+    """How often; agents' reports name it."""
+    state: Mapped[str] = mapped_column(default="waiting")
+    """specs.warming.WarmState."""
+    found: Mapped[bool] = mapped_column(default=False)
+    bytes_done: Mapped[int] = mapped_column(BigInteger, default=0)
+    rate: Mapped[float] = mapped_column(default=0.0)
+    seconds: Mapped[float] = mapped_column(default=0.0)
+    message: Mapped[str] = mapped_column(Text, default="")
+    actor: Mapped[str] = mapped_column(default="")
+    asked_at: Mapped[datetime] = mapped_column(default=database_now())
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (Index(None, "cluster", "ended_at"),)

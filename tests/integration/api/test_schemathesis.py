@@ -76,10 +76,17 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
         "metrics": [{"step": 1, "values": {"loss": 1.0}, "at": NOW.isoformat()}],
         "logs": [{"rank": 0, "seq": 1, "lines": [[1.0, "line"]]}],
         "checkpoints": [{"step": 1, "epoch": start["epoch"], "uri": "file:///c", "files": []}],
-        "outputs": [MODEL, {**MODEL, "kind": "dataset"}, {**MODEL, "kind": "tokenizer"}],
+        "outputs": [
+            MODEL, {**MODEL, "kind": "dataset"}, {**MODEL, "kind": "tokenizer"},
+            {**MODEL, "name": "big", "digest": "d" * 64, "files": [
+                {"path": "model.safetensors", "size": 1, "sha256": "e" * 64}
+            ]},
+        ],
     }  # fmt: skip
     run = admin.with_key(order["run_key"])
     assert run.post(f"/runs/{start['run_id']}/beat", beat).status_code == 200
+    assert admin.post("/models/big/versions/1/warm", {}).status_code == 200
+    big = admin.get("/models/big/versions/1").json()["id"]
     checkpoint = admin.get("/checkpoints").json()["items"][0]["id"]
     victim = admin.post("/keys", {"name": "victim", "access": "viewer"}).json()["id"]
     pretrain = {
@@ -110,6 +117,9 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
         "put_service": Good({"id": "s"}, service, headers={"If-Match": "*"}),
         "scale_service": Good({"id": "s"}, {"replicas": 2}),
         "steer_rollout": Good({"id": "s", "action": "pause"}),
+        "warm_model": Good({"name": "big", "version": "1"}, {"nodes": ["node1"]}),
+        "model_warmth": Good({"name": "big", "version": "1"}),
+        "weights_order": Good({"cluster": "a", "asset_id": big}),
         "undo_rollout": Good({"id": "revised"}, {"to": 1}),
         "gateway_wake": Good(body={"project": "default", "service": "revised"}),
         "gateway_observations": Good(

@@ -17,7 +17,8 @@ from quarterdeck.artifacts.store import ArtifactStore
 from quarterdeck.specs.protocol import ResolvedAsset
 from quarterdeck_workers.engine.builtin_server import EngineArguments
 from quarterdeck_workers.engine.loading import load
-from quarterdeck_workers.engine.model_files import local_folder, make_room
+from quarterdeck_workers.engine.model_cache import make_room
+from quarterdeck_workers.engine.model_files import local_folder
 from quarterdeck_workers.engine.start_progress import StartProgress
 
 

@@ -1,4 +1,4 @@
-"""The agent of a cluster: presence, claim, start, kill; nothing else.
+"""The agent of a cluster: presence, claim, start, kill; weights that nodes fetch ahead.
 
 Two loops talk to the api: beats tell what Ray shows, long polls hear what to do. A run is
 claimed before its supervisor is created and never created again; a supervisor is killed only on
@@ -37,6 +37,7 @@ from quarterdeck.specs.protocol import (
 )
 from quarterdeck_workers.agent.ray_cluster import RayCluster, RaySilent
 from quarterdeck_workers.agent.settings import AgentSettings
+from quarterdeck_workers.agent.warming import Warmer
 
 _PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE = 10.0
@@ -88,6 +89,7 @@ class Agent:
         self._greeted: set[str] = set()
         self._tunnels: set[str] = set()
         """Offered ones that were taken up."""
+        self._warmer = Warmer(client, settings.cluster, cluster.fetch)
         self._failure: BaseException | None = None
         self._sights = ThreadPoolExecutor(_SIGHTINGS_AT_ONCE, thread_name_prefix="sight")
 
@@ -103,8 +105,10 @@ class Agent:
         ]
         for loop in loops:
             loop.start()
+        self._warmer.start()
         self._stopped.wait()
         loops[0].join(10.0)  # the long poll may still wait: it dies with the process
+        self._warmer.stop()
         self._sights.shutdown(wait=False, cancel_futures=True)
         if self._failure is not None:
             raise self._failure
@@ -126,6 +130,7 @@ class Agent:
             try:
                 work = self._client.beat(self._settings.cluster, self._beat())
                 self._introduced.set()
+                self._warmer.want(work.warm)
                 self._do(work)
             except QuarterdeckError as error:
                 self._judge(error)
@@ -153,6 +158,7 @@ class Agent:
             runs=self._sightings(),
             generation=generation,
             strangers=strangers,
+            warmed=self._warmer.reports(),
         )
 
     def _strangers(self) -> tuple[int | None, list[Stranger]]:

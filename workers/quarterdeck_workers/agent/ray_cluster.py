@@ -21,8 +21,10 @@ from quarterdeck.specs.protocol import (
     Stranger,
     SupervisorReport,
     TunnelToOpen,
+    WeightsOrder,
 )
 from quarterdeck_workers.agent.ray_process import RayNode, client_environment
+from quarterdeck_workers.agent.weights_actor import NodeFetcher
 from quarterdeck_workers.supervisor.actor import NAMESPACE, SupervisorActor, actor_name, run_of
 
 ACCELERATOR_LABEL = "quarterdeck/accelerator"
@@ -121,6 +123,10 @@ class RayCluster:
             supervisor.open_tunnel.remote(request)
 
         self._bounded(ask)
+
+    def fetch(self, node_id: str, order: WeightsOrder) -> NodeFetcher:
+        """Have a node fetch a model's weights into its cache. Raises RaySilent."""
+        return NodeFetcher(node_id, order, self._bounded)
 
     def _bounded(self, call: Callable[[], Answer], limit: float = _CALL_SECONDS) -> Answer:
         future: Future[Answer] = self._calls.submit(call)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -12,16 +11,20 @@ from contextlib import suppress
 from pathlib import Path
 
 from quarterdeck.artifacts.store import ArtifactStore
-from quarterdeck.specs.protocol import ResolvedAsset
+from quarterdeck.specs.protocol import ResolvedAsset, WeightsOrder
+from quarterdeck.specs.warming import WEIGHTS, can_be_cached
+from quarterdeck_workers.engine.model_cache import (
+    bytes_below,
+    copy_folder,
+    make_room,
+    open_lock,
+    unfinished,
+    warm,
+)
 from quarterdeck_workers.engine.start_progress import StartProgress
 
-CACHE = "models"
-FREE_SHARE = 0.1
-"""Of the disk, to be left free by copies of models."""
 _PIECE = 8 * 2**20
 _LOOK_SECONDS = 0.5
-_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
-_PLAIN = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def local_folder(
@@ -38,11 +41,10 @@ def local_folder(
         if not store.root.is_dir():
             raise FileNotFoundError(f"model folder {asset.uri}: is not on this node's file system")
         return store.root
-    if not re.fullmatch(r"[A-Za-z0-9:._-]{16,}", asset.digest):
+    if not can_be_cached(asset.digest):
         return _fetch(store, workdir / "model", progress)
-    target = workdir.parent.parent / CACHE / _PLAIN.sub("-", asset.digest)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(f"{target}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    target = copy_folder(workdir.parent.parent, asset.digest)
+    lock = open_lock(target)
     while True:
         # Shared as long as this process lives, so that nobody makes room of what it reads.
         fcntl.flock(lock, fcntl.LOCK_SH)
@@ -51,33 +53,27 @@ def local_folder(
             return target
         fcntl.flock(lock, fcntl.LOCK_EX)  # of two replicas one fetches, the other waits
         if not target.is_dir():
-            unfinished = Path(f"{target}.part")
-            shutil.rmtree(unfinished, ignore_errors=True)
+            part = unfinished(target)
+            shutil.rmtree(part, ignore_errors=True)
             make_room(target.parent, sum(store.sizes().values()))
-            _fetch(store, unfinished, progress)
-            unfinished.rename(target)
+            _fetch(store, part, progress)
+            part.rename(target)
 
 
-def make_room(cache: Path, wanted: int) -> list[str]:
-    """Delete copies that nobody uses, the longest unused first, until `wanted` bytes fit and a
-    share of the disk stays free; the names of those deleted."""
-    gone = []
-    copies = [folder for folder in cache.iterdir() if folder.is_dir() and folder.suffix != ".part"]
-    for folder in sorted(copies, key=lambda folder: folder.stat().st_mtime):
-        disk = shutil.disk_usage(cache)
-        if disk.free - wanted > disk.total * FREE_SHARE:
-            break
-        lock = os.open(f"{folder}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-            gone.append(folder.name)
-        finally:
-            os.close(lock)
-    return gone
+def bring_ahead(
+    order: WeightsOrder, home: Path, tell: Callable[[int], None], stopped: Callable[[], bool]
+) -> bool:
+    """Bring a model's copy to this node before a replica asks for it; whether it was there.
+
+    `home` is the folder of this node's part of the platform. A model on a file system of this
+    node is read where it lies: then only the presence of its files is checked. Raises what
+    `model_cache.warm` does.
+    """
+    store = ArtifactStore(order.model.uri, order.artifacts_options)
+    if store.root is None:
+        return warm(store, order.files, copy_folder(home, order.model.digest), tell, stopped)
+    store.verify_files(store.uri, order.files, digests=False)
+    return True
 
 
 def _fetch(store: ArtifactStore, target: Path, progress: StartProgress) -> Path:
@@ -87,7 +83,7 @@ def _fetch(store: ArtifactStore, target: Path, progress: StartProgress) -> Path:
 
     def watch() -> None:
         while not over.wait(_LOOK_SECONDS):
-            progress.bytes("fetch", _bytes_below(target), total)
+            progress.bytes("fetch", bytes_below(target), total)
 
     watcher = threading.Thread(target=watch, name="fetch-progress", daemon=True)
     watcher.start()
@@ -99,15 +95,6 @@ def _fetch(store: ArtifactStore, target: Path, progress: StartProgress) -> Path:
     return target
 
 
-def _bytes_below(folder: Path) -> int:
-    total = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                total += Path(where, name).stat().st_size
-    return total
-
-
 def read_ahead(
     folder: Path, tell: Callable[[int, int], None], over: threading.Event | None = None
 ) -> int:
@@ -117,7 +104,7 @@ def read_ahead(
     the loading is. `tell(done, total)` hears of it; nothing is read where the files would not fit
     into the memory that is free, or once `over` is set.
     """
-    files = sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
+    files = sorted(file for suffix in WEIGHTS for file in folder.glob(f"*{suffix}"))
     total = sum(file.stat().st_size for file in files)
     if total > _available() // 2:
         return 0

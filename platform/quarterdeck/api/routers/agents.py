@@ -34,6 +34,7 @@ from quarterdeck.store.gateways import hear_gateway
 from quarterdeck.store.observations import record_observations, wake_service
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tunnel_queries import waiting_tunnels
+from quarterdeck.store.warming import record_warmed, wanted_weights
 
 router = APIRouter(route_class=StrictRoute, tags=["machines"])
 Found = TypeVar("Found")
@@ -53,6 +54,7 @@ def agent_beat(cluster: NamePath, beat: AgentBeat, state: State, caller: Agent) 
     sealed = state.vault.seal(beat.ray_token) if beat.ray_token else None
     with state.database.write() as session:
         agents.record_agent_beat(session, cluster, beat, encrypted_token=sealed)
+        record_warmed(session, cluster, beat.warmed)
         return _work(session, state, cluster)
 
 
@@ -65,6 +67,7 @@ def _work(session: Session, state: ApiState, cluster: str) -> AgentWork:
         )
         for row in waiting_tunnels(session, cluster)
     ]  # fmt: skip
+    work.warm = wanted_weights(session, cluster)
     return work
 
 
