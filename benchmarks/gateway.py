@@ -1,4 +1,5 @@
-"""What a request costs at the gateway: beside HAProxy, nginx, Ray Serve and a bare uvicorn.
+"""What a request costs at the gateway: beside HAProxy, nginx, Ray Serve, a bare uvicorn, and a
+proxy in Python that only passes bytes on.
 
 All proxies run on one thread in front of the same engine (Ray Serve's in front of a replica that
 answers the same). Processor time is that of the proxy's
@@ -304,6 +305,13 @@ def run(folder: Path, stack: ExitStack, options: argparse.Namespace) -> int:
     commands: dict[str, Callable[[int], list[str]]] = {
         "gateway": lambda port: [*python, GATEWAY, str(folder), str(port), str(engine)],
         "uvicorn": lambda port: [*python, UVICORN, str(folder), str(port)],
+        "bare_proxy": lambda port: [
+            sys.executable,
+            "-m",
+            "benchmarks.bare_proxy",
+            str(port),
+            str(engine),
+        ],
         "haproxy": lambda port: haproxy(folder, port, engine),
         "nginx": lambda port: nginx(folder, port, engine),
     }
@@ -334,6 +342,9 @@ def run(folder: Path, stack: ExitStack, options: argparse.Namespace) -> int:
         figures[f"echo_us_{name}"] = statistics.median(echo[name])
         if name in stream:
             figures[f"stream_us_{name}"] = statistics.median(stream[name])
+    if "haproxy" in sides:  # what any proxy in Python costs at least
+        for kind, values in (("echo", echo), ("stream", stream)):
+            figures[f"{kind}_cpu_floor"] = _ratio(values["bare_proxy"], values["haproxy"])
     for name in [name for name in sides if name != "gateway"]:
         figures[f"echo_cpu_vs_{name}"] = _ratio(echo["gateway"], echo[name])
         if name in stream:
