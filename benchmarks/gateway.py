@@ -1,5 +1,5 @@
-"""What a request costs at the gateway: beside HAProxy, nginx, Ray Serve, a bare uvicorn, and a
-proxy in Python that only passes bytes on.
+"""What a request costs at the gateway: beside HAProxy, nginx, Ray Serve, a bare uvicorn, and
+the barest proxies in Python.
 
 All proxies run on one thread in front of the same engine (Ray Serve's in front of a replica that
 answers the same). Processor time is that of the proxy's
@@ -41,6 +41,8 @@ from benchmarks.harness import free_port, report
 CONNECTIONS = 32
 KEY = "qd_benchmark"
 RATE = 300.0
+WHOLE_ONLY = ("uvicorn", "bare_asgi")
+"""Sides that do not stream."""
 SERVE_NEEDS = ("grpc_reflection", "mmh3", "watchfiles")
 """What ray[serve] has beside Ray and what is installed anyway."""
 
@@ -302,16 +304,12 @@ def run(folder: Path, stack: ExitStack, options: argparse.Namespace) -> int:
         )
     )  # fmt: skip
     python = [sys.executable, "-c"]
+    bare = [sys.executable, "-m", "benchmarks.bare_proxy"]
     commands: dict[str, Callable[[int], list[str]]] = {
         "gateway": lambda port: [*python, GATEWAY, str(folder), str(port), str(engine)],
         "uvicorn": lambda port: [*python, UVICORN, str(folder), str(port)],
-        "bare_proxy": lambda port: [
-            sys.executable,
-            "-m",
-            "benchmarks.bare_proxy",
-            str(port),
-            str(engine),
-        ],
+        "bare_bytes": lambda port: [*bare, "bytes", str(port), str(engine)],
+        "bare_asgi": lambda port: [*bare, "asgi", str(port), str(engine)],
         "haproxy": lambda port: haproxy(folder, port, engine),
         "nginx": lambda port: nginx(folder, port, engine),
     }
@@ -328,7 +326,7 @@ def run(folder: Path, stack: ExitStack, options: argparse.Namespace) -> int:
         print("ray[serve] is not installed: left out", file=sys.stderr)
     time.sleep(2)  # the gateway reads its snapshot
     echo: dict[str, list[float]] = {name: [] for name in sides}
-    stream: dict[str, list[float]] = {name: [] for name in sides if name != "uvicorn"}
+    stream: dict[str, list[float]] = {name: [] for name in sides if name not in WHOLE_ONLY}
     added: list[tuple[float, float]] = []
     for _ in range(options.rounds):
         for name, side in sides.items():
@@ -342,9 +340,10 @@ def run(folder: Path, stack: ExitStack, options: argparse.Namespace) -> int:
         figures[f"echo_us_{name}"] = statistics.median(echo[name])
         if name in stream:
             figures[f"stream_us_{name}"] = statistics.median(stream[name])
-    if "haproxy" in sides:  # what any proxy in Python costs at least
-        for kind, values in (("echo", echo), ("stream", stream)):
-            figures[f"{kind}_cpu_floor"] = _ratio(values["bare_proxy"], values["haproxy"])
+    if "haproxy" in sides:  # what any gateway costs at least: in Python, and as an ASGI app
+        figures["echo_cpu_floor_python"] = _ratio(echo["bare_bytes"], echo["haproxy"])
+        figures["echo_cpu_floor_asgi"] = _ratio(echo["bare_asgi"], echo["haproxy"])
+        figures["stream_cpu_floor_python"] = _ratio(stream["bare_bytes"], stream["haproxy"])
     for name in [name for name in sides if name != "gateway"]:
         figures[f"echo_cpu_vs_{name}"] = _ratio(echo["gateway"], echo[name])
         if name in stream:
