@@ -12,7 +12,7 @@ from quarterdeck.api.problems import ProblemError
 from quarterdeck.planner.elastic import smaller_layouts
 from quarterdeck.planner.hardware import CPU, Accelerator, builtin_catalogue, cpu_slot
 from quarterdeck.planner.plan import Plan, describe, plan_pretrain, workload_of
-from quarterdeck.specs.kinds import PretrainSpec, TokenizerSpec
+from quarterdeck.specs.kinds import PretrainSpec, ServiceSpec, TokenizerSpec
 from quarterdeck.specs.resources import FieldProblem
 from quarterdeck.specs.training import Parallelism
 from quarterdeck.store import fleet_queries
@@ -88,8 +88,8 @@ class Judgement:
     """Of an elastic training: what it may restart on, the one to prefer first."""
 
 
-def choose_hardware(spec: PretrainSpec, fleet: Fleet) -> list[Hardware]:
-    """The machines that the job could get; empty when none is known.
+def choose_hardware(spec: PretrainSpec | ServiceSpec, fleet: Fleet) -> list[Hardware]:
+    """The machines that the job or service could get; empty when none is known.
 
     Raises ValueError when the accelerator is not in the catalogue.
     """

@@ -20,6 +20,7 @@ from quarterdeck.api.fitting import (
 )
 from quarterdeck.api.problems import ProblemError
 from quarterdeck.api.resolution import Resolver
+from quarterdeck.api.share_fit import check_shares
 from quarterdeck.api.workdirs import check_workdirs
 from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.specs.kinds import DOCUMENT, ServiceSpec
@@ -78,6 +79,8 @@ def prepare(
     check_workdirs(database, documents, artifacts)
     with database.read() as session:
         fleet = read_fleet(session)
+        if not wishes.force:
+            check_shares(session, documents, fleet)
     judgements = {
         document.path: _judge(
             document, fleet, vocabulary_of(document, documents), force=wishes.force

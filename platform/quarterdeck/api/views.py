@@ -9,9 +9,10 @@ from typing import Any
 
 from quarterdeck.lifecycle.chains import StepFacts
 from quarterdeck.specs import resources as r
+from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.base import Message
 from quarterdeck.store.asset_queries import Lineage
-from quarterdeck.store.dead_nodes import Held
+from quarterdeck.store.dead_nodes import Held, Part
 from quarterdeck.store.fleet_queries import Capacity
 from quarterdeck.store.job_queries import JobSums
 from quarterdeck.store.tables import (
@@ -157,10 +158,19 @@ def node_view(row: NodeRow, held: Held | None, faults: Sequence[NodeFaultRow] = 
         {
             **_columns(row, r.Node),
             "slots_free": free,
+            "shared_slots": [_shared_slot(*one) for one in sorted(held.shared.items())],
             "quarantined_runs": [asdict(run) for run in held.quarantined],
             "faults": [_columns(fault, r.NodeFault) for fault in faults[:20]],
         }
     )
+
+
+def _shared_slot(number: int, parts: Sequence[Part]) -> r.SharedSlot:
+    holders = [
+        r.SlotHolder(run_id=one.run_id, owner=one.owner, share=one.share / WHOLE) for one in parts
+    ]
+    left = WHOLE - sum(one.share for one in parts)
+    return r.SharedSlot(number=number, free=max(left, 0) / WHOLE, holders=holders)
 
 
 def key_view(row: KeyRow) -> r.Key:

@@ -65,6 +65,7 @@ def list_nodes(
         Column("STATE", state),
         Column("ACCELERATOR", lambda node: node.accelerator),
         Column("FREE/SLOTS", lambda node: f"{node.slots_free}/{node.slots}"),
+        Column("SHARED", _shared),
         Column("QUARANTINED", _quarantine),
         Column("WHY", lambda node: node.cordon_reason, wide=True),
         Column("FAULTS", lambda node: len(node.faults) or "", wide=True),
@@ -134,9 +135,14 @@ def _quarantine(node: Node) -> str:
     runs = node.quarantined_runs
     if not runs:
         return ""
-    return f"{sum(run.slots for run in runs)} slots by " + ", ".join(
+    return f"{sum(run.slots for run in runs):g} slots by " + ", ".join(
         f"{run.owner} run {run.epoch}" for run in runs
     )
+
+
+def _shared(node: Node) -> str:
+    """What is left of each shared slot."""
+    return ", ".join(f"{slot.free:g} free" for slot in node.shared_slots)
 
 
 def describe_node(client: Client, name: str, output: str) -> None:
@@ -147,6 +153,9 @@ def describe_node(client: Client, name: str, output: str) -> None:
         return
     print(f"node/{node.id}  host {node.host}  cluster {node.cluster}  {node.address}")
     print(f"{node.phase}  {node.slots_free} of {node.slots} slots free  {node.accelerator}")
+    for slot in node.shared_slots:
+        who = ", ".join(f"{one.owner} {one.share:g} ({one.run_id})" for one in slot.holders)
+        print(f"shared slot {slot.number}: {who}; {slot.free:g} free")
     if node.cordoned:
         print(f"cordoned {node.cordon_reason}".rstrip())
     if (death := node.confirmed_dead) is not None:
@@ -159,6 +168,6 @@ def describe_node(client: Client, name: str, output: str) -> None:
         )
     for run in node.quarantined_runs:
         print(
-            f"quarantined: run {run.epoch} of {run.owner} ({run.run_id}) holds {run.slots} slots "
+            f"quarantined: run {run.epoch} of {run.owner} ({run.run_id}) holds {run.slots:g} slots "
             f"since {age(run.since)}; free it with `quarterdeck nodes confirm-dead {node.host}`"
         )

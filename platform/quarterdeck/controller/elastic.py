@@ -7,7 +7,6 @@ smaller layouts that fits.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -30,6 +29,7 @@ from quarterdeck.store.elastic import (
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.ids import new_id
 from quarterdeck.store.sessions import Database
+from quarterdeck.store.slots import SlotCount
 from quarterdeck.store.tables import RunRow
 
 log = logging.getLogger(__name__)
@@ -127,12 +127,12 @@ def _full(request: object) -> Request | None:
 
 def _free(item: Shrunk, seen: World) -> int:
     """Slots of the run's cluster that nobody else holds."""
-    others: Counter[str] = Counter()
+    others = SlotCount()
     for run in seen.holding:
         if run.id != item.run.id:
-            others.update(str(place["node_id"]) for place in run.placements)
+            others.add(run.placements)
     return sum(
-        max(0, node.slots - others[node.id])
+        max(0, node.slots - others.slots.get(node.id, 0))
         for node in seen.nodes
         if node.cluster == item.run.cluster
         and node.phase == "alive"

@@ -9,6 +9,7 @@ from typing import Any
 from quarterdeck.lifecycle.faults import exclusions
 from quarterdeck.lifecycle.replicas import ReplicaFacts, missing
 from quarterdeck.scheduling.snapshot import Hold, NodeView, Part, Pending, Request, Snapshot
+from quarterdeck.specs.accelerator_share import thousandths
 from quarterdeck.store.admission import World, wanted_revisions
 from quarterdeck.store.capacity import Holding
 from quarterdeck.store.node_faults import as_fault
@@ -121,6 +122,7 @@ def _replica_request(
         accelerator=resources.get("accelerator"),
         cpus=resources.get("cpus"),
         memory=resources.get("memory"),
+        share=thousandths(resources.get("accelerator_share")),
         avoid=seen.quarantine.get(service.id, frozenset()),
         excluded=excluded,
         shunned=shunned,
@@ -207,9 +209,14 @@ def _parts(roles: Mapping[str, Any] | None, common: Mapping[str, Any]) -> tuple[
 def _hold(run: Holding) -> Hold:
     resources = run.resources or {}
     slots: dict[str, int] = {}
+    shared: dict[str, dict[int, int]] = {}
     for placement in run.placements:
-        node = placement["node_id"]
-        slots[node] = slots.get(node, 0) + int(placement.get("slots", 1))
+        node, number = placement["node_id"], placement.get("shared_slot")
+        if number is None:
+            slots[node] = slots.get(node, 0) + int(placement.get("slots", 1))
+        else:
+            slots.setdefault(node, 0)
+            shared[node] = {int(number): int(placement["share"])}
     asks = {part.role: part for part in _parts(run.roles, resources)}
     cpus: dict[str, float] = {}
     memory: dict[str, int] = {}
@@ -229,6 +236,7 @@ def _hold(run: Holding) -> Hold:
         memory=memory,
         ends_at=_ends_at(run),
         quarantined=run.quarantined,
+        shared=shared,
     )
 
 

@@ -147,6 +147,12 @@ def plan_inference(
     )
 
 
+def cache_tokens_of_share(share: float, memory: int, weights: int, per_token: int) -> int:
+    """Tokens whose cache (`per_token` bytes each) fits beside the weights into a share, 0 to 1, of
+    an accelerator's memory; memory and weights in bytes."""
+    return max(0, int(share * USABLE_MEMORY * memory) - weights) // per_token
+
+
 def _arithmetic(accelerator: Accelerator, precision: str) -> str:
     if precision in accelerator.peak and precision != "int8":
         return precision

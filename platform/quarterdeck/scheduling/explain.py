@@ -11,6 +11,7 @@ from typing import Protocol
 from quarterdeck.scheduling.forecast import starts
 from quarterdeck.scheduling.placement import Pool
 from quarterdeck.scheduling.snapshot import Hold, Pending, Request, Snapshot
+from quarterdeck.specs.accelerator_share import WHOLE, part
 
 MAX_FORECAST = 32
 """Further back in a pool's queue no start is estimated (each estimate replays those ahead), and
@@ -61,7 +62,9 @@ def _waits(request: Request, possible: Sequence[PoolLike], now: datetime) -> Pen
             facts.append("with max_duration it could start earlier where that delays nobody")
         return Pending(request.id, "Queued", message, tuple(facts), starts_at)
     message = f"needs {request.ranks} {unit}, {free} free in cluster {cluster}"
-    if free >= request.ranks:
+    if request.share < WHOLE:
+        message = _lacks_part(request, best)
+    elif free >= request.ranks:
         message += f", but not {request.tensor} together on enough machines"
     if len(ahead) < MAX_FORECAST:
         message += _ends(best, now)
@@ -74,6 +77,22 @@ def _waits(request: Request, possible: Sequence[PoolLike], now: datetime) -> Pen
     if starts_at:
         facts.append(f"starts by {_clock(starts_at)} at the latest, if nothing else comes first")
     return Pending(request.id, "InsufficientSlots", message, tuple(facts), starts_at)
+
+
+def _lacks_part(request: Request, state: PoolLike) -> str:
+    cluster, accelerator = state.key
+    one = "a slot" if accelerator.lower() == "cpu" else f"one {accelerator}"
+    freest = state.pool.freest
+    message = f"needs {part(request.share)} of {one}, the freest in cluster {cluster} has "
+    message += f"{part(freest)} left"
+    if freest >= request.share:
+        asked = [
+            f"{request.cpus:g} cpus" if request.cpus else "",
+            f"{request.memory} bytes of memory" if request.memory else "",
+        ]
+        beside = " and ".join(text for text in asked if text)
+        message += f", but not {beside} beside it" if beside else ", on a machine it is kept off"
+    return message
 
 
 def _ends(state: PoolLike, now: datetime) -> str:
@@ -99,9 +118,11 @@ def _quarantined(state: PoolLike) -> list[str]:
             continue
         mine = {node: slots for node, slots in hold.slots.items() if node in state.empty.rooms}
         hosts = [state.empty.rooms[node].node.host or node for node in mine]
+        held = sum(mine.values()) * WHOLE
+        held += sum(sum(hold.shared.get(node, {}).values()) for node in mine)
         facts.append(
             f"quarantined: {hold.label} was given up and is not proven dead; it holds "
-            f"{sum(mine.values())} slots on {', '.join(hosts)} (if the machine is gone: "
+            f"{part(held)} slots on {', '.join(hosts)} (if the machine is gone: "
             f"quarterdeck nodes confirm-dead {hosts[0]} --reason TEXT)"
         )
     return facts

@@ -7,6 +7,7 @@ the order: a gang never starts before one that waits ahead of it in the same poo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from quarterdeck.scheduling.placement import Pool
@@ -40,9 +41,7 @@ def starts(
         taken = future.take(request, placed)
         if request.max_duration is not None:
             ends_at = clock + timedelta(seconds=request.max_duration)
-            open_holds.append(
-                Hold(taken.label, taken.cluster, taken.slots, taken.cpus, taken.memory, ends_at)
-            )
+            open_holds.append(replace(taken, ends_at=ends_at))
             open_holds.sort(key=lambda hold: hold.ends_at or now)
     return answers
 

@@ -10,11 +10,13 @@ activations cross the network. Four stages of 2 × TP 4 on four machines of 8: m
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from quarterdeck.scheduling.sharing import NOTHING, added, best_slot, freest
 from quarterdeck.scheduling.snapshot import Hold, NodeView, Request
+from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.protocol import RankPlacement
 
 
@@ -26,13 +28,19 @@ class Room:
     slots: int
     cpus: float
     memory: int
+    shared: Mapping[int, int] = field(default_factory=dict)
+    """What is held of slots that runs share, in thousandths by number; `slots` are whole ones."""
 
     def groups(self, request: Request, size: int) -> int:
         """How many groups of `size` ranks of `request` fit here."""
+        return self.times(request, size, self.slots // size)
+
+    def times(self, request: Request, size: int, most: int) -> int:
+        """The same where slots are enough for `most`."""
         node_id = self.node.id
         if node_id in request.avoid or node_id in request.excluded or node_id in request.shunned:
             return 0
-        limits = [self.slots // size]
+        limits = [most]
         if request.cpus:
             limits.append(int((self.cpus + 1e-9) // (request.cpus * size)))
         if request.memory:
@@ -50,7 +58,7 @@ class Pool:
     def _fill(self, rooms: Sequence[Room]) -> None:
         self.rooms = {room.node.id: room for room in rooms}
         self.free = sum(max(room.slots, 0) for room in rooms)
-        """Slots that nothing holds."""
+        """Slots of which nothing holds even a part."""
         self._rank = {node_id: rank for rank, node_id in enumerate(self.rooms)}
         # (free slots, rank), ascending: the fullest machine that takes a gang is found at once.
         self._fullest_first = sorted((room.slots, rank) for rank, room in enumerate(rooms))
@@ -70,10 +78,16 @@ class Pool:
         for node_id, slots in hold.slots.items():
             if node_id in self.rooms:
                 cpus, memory = hold.cpus.get(node_id, 0.0), hold.memory.get(node_id, 0)
-                self._take(node_id, sign * slots, sign * cpus, sign * memory)
+                parts = {n: sign * part for n, part in hold.shared.get(node_id, NOTHING).items()}
+                self._take(node_id, sign * slots, sign * cpus, sign * memory, parts)
 
-    def _take(self, node_id: str, slots: int, cpus: float, memory: int) -> None:
+    def _take(
+        self, node_id: str, slots: int, cpus: float, memory: int, parts: Mapping[int, int] = NOTHING
+    ) -> None:
         room, rank = self.rooms[node_id], self._rank[node_id]
+        if parts:
+            before, room.shared = room.shared, added(room.shared, parts)
+            slots += len(room.shared) - len(before)
         del self._fullest_first[bisect_left(self._fullest_first, (room.slots, rank))]
         self.free -= max(room.slots, 0)
         room.slots -= slots
@@ -84,12 +98,31 @@ class Pool:
 
     def place(self, request: Request) -> tuple[RankPlacement, ...] | None:
         """All ranks of the gang, or None when not all of them fit. Takes nothing."""
+        if request.share < WHOLE:
+            return self._place_part(request)
         if request.parts:
             return self._place_parts(request)
         stage = request.data * request.tensor
         by_stage = self._pack(request, request.pipeline, stage)
         chosen = by_stage or self._pack(request, request.pipeline * request.data, request.tensor)
         return None if chosen is None else _ranks(chosen)
+
+    def _place_part(self, request: Request) -> tuple[RankPlacement, ...] | None:
+        """A single rank on a part of a slot."""
+        found = best_slot(self._takers(request), request.share)
+        if found is None:
+            return None
+        node_id, number = found
+        return (RankPlacement(rank=0, node_id=node_id, share=request.share, shared_slot=number),)
+
+    @property
+    def freest(self) -> int:
+        """Thousandths of the slot of which most is free."""
+        return freest(self.rooms.values())
+
+    def _takers(self, request: Request) -> Iterator[Room]:
+        """The machines that have what one rank needs beside its slot."""
+        return (room for room in self.rooms.values() if room.times(request, 1, 1))
 
     def _place_parts(self, request: Request) -> tuple[RankPlacement, ...] | None:
         """The roles one after the other, the most demanding first, numbered as they are written."""
@@ -116,15 +149,21 @@ class Pool:
         slots: dict[str, int] = {}
         cpus: dict[str, float] = {}
         memory: dict[str, int] = {}
+        shared: dict[str, dict[int, int]] = {}
         for placement in placements:
             node_id, ask = placement.node_id, asks.get(placement.role, request)
-            slots[node_id] = slots.get(node_id, 0) + 1
+            if placement.shared_slot is None:
+                slots[node_id] = slots.get(node_id, 0) + 1
+            else:
+                slots.setdefault(node_id, 0)
+                shared[node_id] = {placement.shared_slot: placement.share}
             cpus[node_id] = cpus.get(node_id, 0.0) + (ask.cpus or 0.0)
             memory[node_id] = memory.get(node_id, 0) + (ask.memory or 0)
         for node_id in slots:
-            self._take(node_id, slots[node_id], cpus[node_id], memory[node_id])
+            parts = shared.get(node_id, NOTHING)
+            self._take(node_id, slots[node_id], cpus[node_id], memory[node_id], parts)
         cluster = next(iter(self.rooms.values())).node.cluster
-        return Hold(request.label, cluster, slots, cpus, memory)
+        return Hold(request.label, cluster, slots, cpus, memory, shared=shared)
 
     def _pack(self, request: Request, units: int, size: int) -> list[tuple[str, int]] | None:
         """Spread `units` of `size` ranks over few machines, in rank order: [(node, ranks)].

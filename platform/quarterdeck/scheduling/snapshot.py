@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.protocol import RankPlacement
 
 
@@ -31,7 +32,8 @@ class NodeView:
 
 @dataclass(frozen=True)
 class Hold:
-    """What one run holds, by node: slots, cpus and bytes of memory.
+    """What one run holds, by node: whole slots, cpus and bytes of memory. A node of which it has
+    but a part of a slot is among `slots` with 0.
 
     `ends_at` is its start plus `max_duration`; None: nobody knows. A quarantined run holds its
     slots without an end.
@@ -45,6 +47,8 @@ class Hold:
     ends_at: datetime | None = None
     quarantined: bool = False
     """Of a run that was given up and is not proven dead."""
+    shared: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    """Parts of shared slots: by node and number of the slot its thousandths."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Part:
 class Request:
     """A gang that wants to start: `pipeline` × `data` tensor groups of `tensor` ranks.
 
-    One slot for each rank; `cpus` and `memory` (bytes) are per rank where the job asks for them.
+    One slot for each rank, or, of a single rank, `share` thousandths of one; `cpus` and `memory`
+    (bytes) are per rank where the job asks for them.
     `parts` are the roles of a gang that has some, in the order of their ranks. `avoid` names nodes
     that hold an earlier, unproven attempt of the same owner.
     """
@@ -86,6 +91,7 @@ class Request:
     smaller: tuple[tuple[int, int, int], ...] = ()
     """Degrees (data, tensor, pipeline) to make do with, the ones to prefer first."""
     parts: tuple[Part, ...] = ()
+    share: int = WHOLE
 
     @property
     def ranks(self) -> int:

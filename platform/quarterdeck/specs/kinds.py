@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
+from quarterdeck.specs.accelerator_share import ReplicaResources
 from quarterdeck.specs.architecture import Architecture
 from quarterdeck.specs.base import Name, Spec
 from quarterdeck.specs.batch import BatchSpec
 from quarterdeck.specs.chains import Chain
-from quarterdeck.specs.common import Checkpoints, Datasets, JobSpec, Resource, Resources
+from quarterdeck.specs.common import Checkpoints, Datasets, JobSpec, Resource
 from quarterdeck.specs.engines import EngineFields
 from quarterdeck.specs.graph import Inputs, Outputs
 from quarterdeck.specs.presets import load_preset
@@ -202,7 +203,7 @@ class ServiceSpec(EngineFields, Resource):
     replicas: int = Field(default=1, ge=0, le=1000)
     rollout: Rollout = Rollout()
     """How it goes from one revision to the next."""
-    resources: Resources = Resources()
+    resources: ReplicaResources = ReplicaResources()
     queue: str = "default"
     priority: int = 100
     cluster: str | None = None
@@ -245,6 +246,16 @@ class ServiceSpec(EngineFields, Resource):
             raise ValueError(
                 "parallelism: the builtin engine keeps a model on one accelerator: leave it out, "
                 "or take engine: vllm"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shares_one(self) -> ServiceSpec:
+        share = self.resources.accelerator_share
+        if share is not None and self.rank_count > 1:
+            raise ValueError(
+                f"resources.accelerator_share: {share:g} is a part of one accelerator, and "
+                f"parallelism spreads a replica over {self.rank_count}: leave one of them out"
             )
         return self
 

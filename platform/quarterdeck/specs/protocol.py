@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.base import Message
 from quarterdeck.specs.log_policies import OrderedPolicy, Verdict
 from quarterdeck.specs.warming import WarmReport, WeightsToWarm
@@ -155,6 +156,10 @@ class RankPlacement(Message):
     node_id: str
     slots: int = 1
     local_rank: int = 0
+    share: int = WHOLE
+    """Thousandths of its slot that it takes."""
+    shared_slot: int | None = None
+    """Which of the node's shared slots that one is; None: whole slots, which nobody shares."""
 
 
 class ResolvedAsset(Message):

@@ -241,8 +241,28 @@ class QuarantinedRun(Message):
     owner: str
     """`job/NAME` or `service/NAME`."""
     epoch: int
-    slots: int
+    slots: float
+    """A replica may hold but a part of one."""
     since: datetime | None = None
+
+
+class SlotHolder(Message):
+    """A replica and the part of a shared slot that it holds, 0 to 1."""
+
+    run_id: str
+    owner: str
+    """`service/NAME`."""
+    share: float
+
+
+class SharedSlot(Message):
+    """A slot of which replicas hold parts: nothing else runs there."""
+
+    number: int
+    """Of this machine's shared slots; it names no device."""
+    free: float
+    """The part that nothing holds, 0 to 1."""
+    holders: list[SlotHolder] = []
 
 
 class ConfirmedDeath(Message):
@@ -278,6 +298,8 @@ class Node(Message):
     accelerator: str
     slots: int
     slots_free: int
+    """Whole ones: a slot that is shared is not free, whatever is left of it."""
+    shared_slots: list[SharedSlot] = []
     cordoned: bool = False
     cordon_reason: str = ""
     """Why the platform cordoned it; empty where somebody did."""

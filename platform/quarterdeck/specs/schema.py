@@ -64,6 +64,7 @@ _WIDER = {
     "parse_duration": _text("800ms, 30s, 5m, 12h or 7d", _NUMBER + "(ms|s|m|h|d)$"),
     "parse_memory": _text("64GiB, 512MiB or 80GB", _NUMBER + "([KMGT]i?B|B)$"),
     "parse_count": _text("512, 32k, 4M, 100B or 1.4T", _NUMBER + "[kKMBT]?$"),
+    "parse_accelerator_share": _text("40% or 0.4", _NUMBER + "%?$"),
     "parse_share": _text("2% or 0.02", _NUMBER + "%?$"),
     "_count_or_share": _text("1 or 25%", _NUMBER + "%?$"),
     "_pause": _text("30s, 5m, 12h or manual", "(" + _NUMBER + "(ms|s|m|h|d)|^manual)$"),

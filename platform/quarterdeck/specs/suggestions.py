@@ -41,8 +41,10 @@ MODELS: Mapping[str, type[BaseModel]] = {
 RESERVED: Mapping[str, str] = {
     "environment": "reserved for container images, which this version does not run: make what "
     "the program needs in `setup`, and give it variables in `env`",
+    "accelerator_share": "only replicas of a service share an accelerator: write it into the "
+    "`resources` of a service, leave it out everywhere else",
 }
-"""Fields that a later version will have, with what to write until then."""
+"""Fields that are not, or not here, with what to write instead."""
 _BRANCHES = frozenset({"int", "float", "str", "bool", "Architecture", "Parallelism"})
 _WHOLE_VALUE = frozenset({"literal_error", "model_type"})
 """Errors that refuse a value as a whole, whatever is inside."""

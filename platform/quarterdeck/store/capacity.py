@@ -18,9 +18,11 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import ColumnElement
 
 from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.specs.accelerator_share import WHOLE, part
 from quarterdeck.specs.protocol import RankPlacement
 from quarterdeck.store.errors import CapacityTaken
 from quarterdeck.store.settings import generation
+from quarterdeck.store.slots import SlotCount
 from quarterdeck.store.tables import ClusterRow, NodeRow, RunRow
 
 _ROOMS = "rooms"
@@ -29,10 +31,10 @@ _OF_SPEC = frozenset({"resources", "roles", "max_duration"})
 
 @dataclass(frozen=True)
 class Usage:
-    """Slots in use by node id, when `placed` runs had been created on the cluster."""
+    """Slots in use, when `placed` runs had been created on the cluster."""
 
     placed: int
-    used: Mapping[str, int]
+    used: SlotCount
 
 
 @dataclass
@@ -45,7 +47,7 @@ class _Room:
     placed: int
     slots: dict[str, int]
     """By node, of those that take work."""
-    used: dict[str, int]
+    used: SlotCount
 
 
 class Holding(NamedTuple):
@@ -84,12 +86,11 @@ def _holds() -> ColumnElement[bool]:
 def usage(clusters: Iterable[ClusterRow], holding: Iterable[Holding]) -> dict[str, Usage]:
     """What `holding` use of each cluster. The clusters must have been read before them: a run
     that came between then is counted, and shows in the cluster's next `placed`."""
-    found = {row.name: Usage(row.placed, {}) for row in clusters}
-    slots: dict[str, dict[str, int]] = {name: {} for name in found}
+    found = {row.name: Usage(row.placed, SlotCount()) for row in clusters}
     for run in holding:
-        if (used := slots.get(run.cluster)) is not None:
-            _add(used, run.placements)
-    return {name: Usage(each.placed, slots[name]) for name, each in found.items()}
+        if (known := found.get(run.cluster)) is not None:
+            known.used.add(run.placements)
+    return found
 
 
 def hold_capacity(
@@ -115,7 +116,7 @@ def held_capacity(session: Session) -> dict[str, Usage]:
 def tentative(session: Session) -> Iterator[None]:
     """A savepoint; what is raised rolls it back, with the room that was reserved inside."""
     rooms: dict[str, _Room] = session.info.get(_ROOMS, {})
-    before = {name: replace(room, used=dict(room.used)) for name, room in rooms.items()}
+    before = {name: replace(room, used=room.used.copy()) for name, room in rooms.items()}
     try:
         with session.begin_nested():
             yield
@@ -133,13 +134,23 @@ def reserve(session: Session, cluster: str, placements: Sequence[RankPlacement])
     if not room.told:
         raise CapacityTaken(f"cluster {cluster} has not told what lives there since a restore")
     wanted = slots_used_by(placements)
-    for node_id, slots in wanted.items():
+    for node_id, count in wanted.slots.items():
         if node_id not in room.slots:
             raise CapacityTaken(f"node {node_id} takes no work any more")
-        if room.used.get(node_id, 0) + slots > room.slots[node_id]:
+        parts = wanted.shared.get(node_id, {})
+        known = room.used.shared.get(node_id, {})
+        slots = count - len(parts.keys() & known.keys())  # one that is shared already is counted
+        if room.used.slots.get(node_id, 0) + slots > room.slots[node_id]:
             raise CapacityTaken(f"node {node_id} has fewer than {slots} slots free")
-    for node_id, slots in wanted.items():
-        room.used[node_id] = room.used.get(node_id, 0) + slots
+        for number, share in parts.items():
+            left = WHOLE - known.get(number, 0)
+            if share > left:
+                raise CapacityTaken(
+                    f"of shared slot {number} of node {node_id} {part(left)} is left, less than "
+                    f"{part(share)}"
+                )
+    for placement in placements:
+        _count_one(room.used, placement)
 
 
 def count_placed(session: Session, cluster: str, runs: int = 1) -> None:
@@ -155,12 +166,19 @@ def count_placed(session: Session, cluster: str, runs: int = 1) -> None:
         room.placed += runs
 
 
-def slots_used_by(placements: Iterable[RankPlacement]) -> Mapping[str, int]:
-    """Slots that one gang wants of each node."""
-    wanted: dict[str, int] = {}
+def slots_used_by(placements: Iterable[RankPlacement]) -> SlotCount:
+    """What one gang wants of each node."""
+    wanted = SlotCount()
     for placement in placements:
-        wanted[placement.node_id] = wanted.get(placement.node_id, 0) + placement.slots
+        _count_one(wanted, placement)
     return wanted
+
+
+def _count_one(count: SlotCount, placement: RankPlacement) -> None:
+    if placement.shared_slot is None:
+        count.take(placement.node_id, placement.slots)
+    else:
+        count.take_part(placement.node_id, placement.shared_slot, placement.share)
 
 
 def _room(session: Session, cluster: str, known: Usage | None) -> _Room:
@@ -183,19 +201,13 @@ def _room(session: Session, cluster: str, known: Usage | None) -> _Room:
         told=found is not None and found.generation >= generation(session),
         placed=placed,
         slots={row.id: row.slots for row in nodes},
-        used=dict(known.used) if known and known.placed == placed else _count(session, cluster),
+        used=known.used.copy() if known and known.placed == placed else _count(session, cluster),
     )
 
 
-def _count(session: Session, cluster: str) -> dict[str, int]:
-    used: dict[str, int] = {}
+def _count(session: Session, cluster: str) -> SlotCount:
+    used = SlotCount()
     query = select(RunRow.placements).where(RunRow.cluster == cluster, _holds())
     for placements in session.scalars(query):
-        _add(used, placements)
+        used.add(placements)
     return used
-
-
-def _add(used: dict[str, int], placements: Iterable[Mapping[str, Any]]) -> None:
-    for placement in placements:
-        node = placement["node_id"]
-        used[node] = used.get(node, 0) + int(placement.get("slots", 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,9 +11,11 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import NodeAlive
 from quarterdeck.store.outbox import append_event
+from quarterdeck.store.slots import SlotCount, held_by
 from quarterdeck.store.tables import NodeRow, RunRow
 from quarterdeck.store.text import clean
 
@@ -24,39 +27,53 @@ class QuarantinedRun:
     run_id: str
     owner: str
     epoch: int
-    slots: int
+    slots: float
+    """A replica may hold but a part of one."""
     since: datetime | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one replica holds of a shared slot, in thousandths."""
+
+    run_id: str
+    owner: str
+    share: int
 
 
 @dataclass
 class Held:
-    """What runs hold of one machine: all slots, and the given-up runs among the holders."""
+    """What runs hold of one machine: all slots, who shares one (by its number), and the given-up
+    runs among the holders."""
 
     slots: int = 0
+    shared: dict[int, list[Part]] = field(default_factory=dict)
     quarantined: list[QuarantinedRun] = field(default_factory=list)
 
 
 def held_by_node(session: Session) -> Mapping[str, Held]:
     """By node: runs that live, and those given up but not proven dead."""
-    held: dict[str, Held] = {}
+    held: defaultdict[str, Held] = defaultdict(Held)
+    count = SlotCount()
     query = (
         select(RunRow)
         .where(or_(RunRow.phase.not_in(sorted(ENDED)), RunRow.quarantined.is_(True)))
         .order_by(RunRow.created_at, RunRow.id)
     )
     for run in session.scalars(query):
-        slots: dict[str, int] = {}
+        count.add(run.placements)
+        owner = f"{run.owner_type}/{run.owner_name}"
         for placement in run.placements:
-            node = placement["node_id"]
-            slots[node] = slots.get(node, 0) + int(placement.get("slots", 1))
-        for node, count in slots.items():
-            one = held.setdefault(node, Held())
-            one.slots += count
-            if run.quarantined:
-                owner = f"{run.owner_type}/{run.owner_name}"
-                one.quarantined.append(
-                    QuarantinedRun(run.id, owner, run.epoch, count, run.ended_at)
-                )
+            if (number := placement.get("shared_slot")) is not None:
+                parts = held[placement["node_id"]].shared.setdefault(number, [])
+                parts.append(Part(run.id, owner, placement["share"]))
+        if run.quarantined:
+            for node, parts_held in held_by(run.placements).items():
+                slots = parts_held / WHOLE
+                given_up = QuarantinedRun(run.id, owner, run.epoch, slots, run.ended_at)
+                held[node].quarantined.append(given_up)
+    for node, slots_held in count.slots.items():
+        held[node].slots = slots_held
     return held
 
 

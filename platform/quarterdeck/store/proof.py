@@ -15,10 +15,12 @@ from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.job import JOB, WITH_RUN
 from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.specs.accelerator_share import part
 from quarterdeck.store.capacity import holding_runs
 from quarterdeck.store.columns import current_transaction, database_now
 from quarterdeck.store.orphans import orphans, read_restore
 from quarterdeck.store.settings import EPOCHS_A_GENERATION, generation
+from quarterdeck.store.slots import SlotCount
 from quarterdeck.store.tables import (
     CheckpointRow,
     EventRow,
@@ -126,13 +128,18 @@ def _jobs_and_runs(session: Session) -> Iterator[Violation]:
 
 
 def _slots(session: Session) -> Iterator[Violation]:
-    held: Counter[str] = Counter()
+    count = SlotCount()
     for run in holding_runs(session):
-        for place in run.placements:
-            held[place["node_id"]] += int(place.get("slots", 1))
+        count.add(run.placements)
+    held = count.slots
+    overfull = {node: (number, parts) for node, number, parts in count.overfull()}
     for node in session.scalars(select(NodeRow).where(NodeRow.id.in_(sorted(held)))):
         if node.phase != "dead" and held[node.id] > node.slots:
             text = f"runs hold {held[node.id]} slots of {node.host}, which has {node.slots}"
+            yield Violation(node.id, text)
+        if node.phase != "dead" and node.id in overfull:
+            number, parts = overfull[node.id]
+            text = f"replicas hold {part(parts)} of {node.host}'s shared slot {number}"
             yield Violation(node.id, text)
 
 

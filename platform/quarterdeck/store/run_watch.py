@@ -22,12 +22,14 @@ from quarterdeck.lifecycle.observe import (
 )
 from quarterdeck.lifecycle.restarts import DELAYS_S, MAX_FRUITLESS, Attempt
 from quarterdeck.lifecycle.run import ENDED, RunEvent
+from quarterdeck.specs.accelerator_share import part
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.goodput import close_books
 from quarterdeck.store.leases import claim_rows, swap
 from quarterdeck.store.orphans import Restore, read_restore
 from quarterdeck.store.outbox import append_event
+from quarterdeck.store.slots import held_by
 from quarterdeck.store.tables import (
     CheckpointRow,
     ClusterRow,
@@ -227,9 +229,9 @@ def apply_run(session: Session, run: RunRow, decision: RunDecision, lease_id: st
     if decision.telemetry_gap:
         tell_of_run(session, run, "telemetry_gap", decision.telemetry_gap)
     if decision.quarantine:
-        slots = sum(int(placement.get("slots", 1)) for placement in run.placements)
+        held = part(sum(held_by(run.placements).values()))
         tell_of_run(
-            session, run, "run.quarantined", f"it holds {slots} slots until it is proven dead"
+            session, run, "run.quarantined", f"it holds {held} slots until it is proven dead"
         )
 
 

@@ -20,6 +20,8 @@ START = """
 import sys
 from pathlib import Path
 from quarterdeck_workers.agent import AgentSettings, main
+if sys.argv[6] != "0":  # devices that Ray hands out by number; nothing opens them
+    sys.modules["quarterdeck_workers.agent.main"]._gpu_count = lambda: int(sys.argv[6])
 home = Path(sys.argv[1])
 sys.exit(main(AgentSettings(
     url=sys.argv[2], cluster="test", key_path=home / "key", home=home, slots=int(sys.argv[3]),
@@ -34,7 +36,7 @@ class Machine:
 
     def __init__(
         self, home: Path, url: str, slots: int, address: str, join: bool = False,
-        within: Sequence[str] = (),
+        within: Sequence[str] = (), devices: int = 0,
     ) -> None:  # fmt: skip
         self.home = home
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -43,7 +45,7 @@ class Machine:
         key.chmod(0o600)
         self._command = [
             *within, sys.executable, "-c", START, str(home), url, str(slots), address,
-            "join" if join else "lead",
+            "join" if join else "lead", str(devices),
         ]  # fmt: skip
         self.start()
 

@@ -25,6 +25,9 @@ class SlowMachines:
         time.sleep(1.0)
         return []
 
+    def free_shared_slots(self) -> None:
+        """There are none."""
+
     def strangers(self, known: Any) -> list[Any]:
         return []
 

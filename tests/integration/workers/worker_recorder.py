@@ -87,9 +87,11 @@ class Recorder:
         nodes: list[str] | None = None,
         roles: list[str] | None = None,
         slots: int = 1,
+        shared: tuple[int, int] | None = None,
         **order: Any,
     ) -> str:
-        """Place a run: rank i on nodes[i], without `nodes` all on the first, in role roles[i]."""
+        """Place a run: rank i on nodes[i], without `nodes` all on the first, in role roles[i].
+        `shared` is the number of a shared slot and the thousandths of it that it takes."""
         chosen = nodes or [self.nodes[0].node_id] * ranks
         placements = [
             RankPlacement(
@@ -98,6 +100,7 @@ class Recorder:
                 local_rank=chosen[:rank].count(node),
                 slots=slots,
                 role=roles[rank] if roles else "trainer",
+                **({"shared_slot": shared[0], "share": shared[1]} if shared else {}),
             )
             for rank, node in enumerate(chosen)
         ]

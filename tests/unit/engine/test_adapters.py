@@ -44,6 +44,16 @@ def test_vllm_gets_its_options_in_kebab_case() -> None:
     assert command_line_of_vllm(order()).words[0] == "/usr/bin/python3"
 
 
+def test_vllm_plans_with_its_share_unless_told_otherwise() -> None:
+    shared = {"resources": {"accelerator_share": 0.4}}
+    assert "--gpu-memory-utilization=0.36" in command_line_of_vllm(order(**shared)).words
+    told = order(**shared, engine_args={"gpu_memory_utilization": 0.3})
+    words = [word for word in command_line_of_vllm(told).words if "utilization" in word]
+    assert words == ["--gpu-memory-utilization=0.3"]
+    for whole in ({}, {"resources": {"accelerator_share": None}}):
+        assert not any("utilization" in word for word in command_line_of_vllm(order(**whole)).words)
+
+
 def test_a_command_gets_its_places_filled_quoted_and_as_variables() -> None:
     text = "serve {model_path} --port={port} -n ${port} {other} --name {model_name} $PORT"
     line = command_line_of_command(order(command=text))

@@ -142,6 +142,7 @@ class Agent:
     def _beat(self) -> AgentBeat:
         nodes = self._cluster.nodes()
         self._greet(nodes)
+        self._cluster.free_shared_slots()
         generation, strangers = self._strangers()
         return AgentBeat(
             agent_id=self._agent_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -26,12 +27,14 @@ from quarterdeck.specs.protocol import (
 from quarterdeck_workers.agent.ray_process import RayNode, client_environment
 from quarterdeck_workers.agent.weights_actor import NodeFetcher
 from quarterdeck_workers.supervisor.actor import NAMESPACE, SupervisorActor, actor_name, run_of
+from quarterdeck_workers.supervisor.shared_slot import FOLDER, free_unused
 
 ACCELERATOR_LABEL = "quarterdeck/accelerator"
 _PRIVATE_LABELS = ("ray.io/", ACCELERATOR_LABEL)
 _CALL_SECONDS = 5.0
 _PING_SECONDS = 3.0
 Answer = TypeVar("Answer")
+log = logging.getLogger(__name__)
 
 
 class RaySilent(Exception):
@@ -46,6 +49,7 @@ class RayCluster:
 
     def __init__(self, home: Path, node: RayNode) -> None:
         os.environ.update(client_environment(home))
+        self._shared_slots = Path(node.temp, FOLDER)
         self._head_ip = node.address.rpartition(":")[0]
         self._calls = ThreadPoolExecutor(max_workers=8, thread_name_prefix="ray-call")
         try:
@@ -68,6 +72,13 @@ class RayCluster:
             for node in self._bounded(ray.nodes)
             if node["Resources"].get("slots", 0) > 0 or not node["Alive"]
         ]
+
+    def free_shared_slots(self) -> None:
+        """Give back shared slots whose last run was killed. Raises RaySilent."""
+        try:
+            self._bounded(lambda: free_unused(self._shared_slots))
+        except (OSError, RuntimeError, RayError) as error:  # the next look may do it
+            log.warning("shared slots: %s: %s", type(error).__name__, error)
 
     def sight(self, run_id: str, epoch: int) -> RunSighting:
         """What can be known of a run's supervisor now."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quarterdeck_workers.engine.metric_names import BUILTIN, KNOWN, VLLM, MetricNames
+from quarterdeck_workers.engine.shared_memory import memory_utilization, share_of
 from quarterdeck_workers.engine.start_progress import Sign
 
 HEALTH = "/health"
@@ -83,7 +84,10 @@ def command_line_of_vllm(order: EngineOrder) -> CommandLine:
     for degree in ("tensor", "pipeline"):
         if (size := int(parallelism.get(degree) or 1)) > 1:
             words += [f"--{degree}-parallel-size", str(size)]
-    for name, value in (order.spec.get("engine_args") or {}).items():
+    given = order.spec.get("engine_args") or {}
+    if (share := share_of(order.spec)) < 1 and "gpu_memory_utilization" not in given:
+        words.append(f"--gpu-memory-utilization={memory_utilization(share):g}")
+    for name, value in given.items():
         option = name.replace("_", "-")
         if value is True:
             words.append(f"--{option}")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 import uvicorn
 
 from quarterdeck_workers.engine.builtin import BuiltinEngine, EngineLimits
 from quarterdeck_workers.engine.host import EngineHost
 from quarterdeck_workers.engine.loading import LoadedModel, load
 from quarterdeck_workers.engine.server import create_app
+from quarterdeck_workers.engine.shared_memory import cache_bytes_per_token, cache_tokens
 
 _POLL_EVERY = 0.1
 
@@ -69,10 +71,17 @@ class EngineArguments:
 
 
 class EngineServer:
-    """One engine behind one port: bound first, loaded while `/health` already says 503."""
+    """One engine behind one port: bound first, loaded while `/health` already says 503.
 
-    def __init__(self, model_name: str, arguments: EngineArguments, host: str, port: int = 0):
+    With a `share` below 1 it uses that part of its accelerator's memory at most.
+    """
+
+    def __init__(
+        self, model_name: str, arguments: EngineArguments, host: str, port: int = 0,
+        share: float = 1.0,
+    ) -> None:  # fmt: skip
         self._arguments = arguments
+        self._share = share
         self.state = EngineHost(model_name)
         self._socket = socket.create_server((host, port), backlog=512)
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
@@ -92,13 +101,27 @@ class EngineServer:
 
     def load(self, folder: Path) -> None:
         """Open the model and start its loop."""
-        loaded = load(folder, device=self._arguments.device, dtype=self._arguments.dtype)
+        device = self._arguments.device
+        shares = self._share < 1 and torch.cuda.is_available() and device != "cpu"
+        if shares:  # beyond it this process runs out of memory, not its neighbour
+            torch.cuda.set_per_process_memory_fraction(self._share)
+        loaded = load(folder, device=device, dtype=self._arguments.dtype)
         limits = self._arguments.limits(loaded)
+        if shares and limits.max_cache_tokens is None:
+            limits = replace(limits, max_cache_tokens=self._cache_tokens(loaded, limits))
         self._engine = BuiltinEngine(loaded, limits, self.state.metrics)
         self._engine.start()
         self.state.max_choices = limits.max_waiting
         self.state.loaded = loaded
         self.state.engine = self._engine
+
+    def _cache_tokens(self, loaded: LoadedModel, limits: EngineLimits) -> int:
+        model = loaded.model
+        fits = cache_tokens(
+            self._share, torch.cuda.mem_get_info()[1], torch.cuda.memory_allocated(),
+            cache_bytes_per_token(model.config, model.dtype.itemsize), limits.max_model_len,
+        )  # fmt: skip
+        return min(fits, limits.cache_tokens)
 
     @property
     def alive(self) -> bool:

@@ -16,6 +16,7 @@ from quarterdeck_workers.engine.engine_failures import EngineFailed
 from quarterdeck_workers.engine.metric_names import EngineLoad
 from quarterdeck_workers.engine.model_files import read_ahead
 from quarterdeck_workers.engine.probing import EngineClient
+from quarterdeck_workers.engine.shared_memory import share_of
 from quarterdeck_workers.engine.start_progress import StartProgress
 
 START_TIMEOUT = 1800.0
@@ -61,7 +62,7 @@ class BuiltinReplica:
         from quarterdeck_workers.engine.builtin_server import EngineArguments, EngineServer
 
         arguments = EngineArguments.parse(dict(spec.get("engine_args") or {}))
-        self._server = EngineServer(name, arguments, address)
+        self._server = EngineServer(name, arguments, address, share=share_of(spec))
         self._progress = progress
         self.url = self._server.url
 

@@ -30,6 +30,7 @@ NODE_HOME = "QUARTERDECK_NODE_HOME"
 NODE_TEMP = "QUARTERDECK_NODE_TEMP"
 """The same, with a path short enough for unix sockets."""
 PARENT_SOCKET = "parent.sock"
+ACCELERATOR_SHARE = "QUARTERDECK_ACCELERATOR_SHARE"
 RESUME_FOLDER = "resume"
 _MEMORY_FOLDER = Path("/dev/shm")
 
@@ -71,6 +72,8 @@ def launch_for(order: RunOrder, berth: Berth, private: Path) -> Launch:
         QUARTERDECK_ATTEMPT=str(order.attempt),
         **{REPORT_SOCKET: str(private / REPORT_PATH), STACKS: str(private / STACKS_FILE)},
     )
+    if (part := (order.spec.get("resources") or {}).get("accelerator_share")) is not None:
+        environment[ACCELERATOR_SHARE] = f"{part:g}"
     if order.kind == "command":
         environment.update(input_variables(order, workdir))
     if order.kind == "command" and order.resume is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,6 +22,7 @@ from ray.exceptions import (
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.protocol import (
     Blame,
     CheckpointManifest,
@@ -29,6 +32,7 @@ from quarterdeck.specs.protocol import (
     TunnelToOpen,
 )
 from quarterdeck_workers.rank.process import RankNews
+from quarterdeck_workers.supervisor.berths import NODE_TEMP
 from quarterdeck_workers.supervisor.clocks import HostClock
 from quarterdeck_workers.supervisor.host_actor import (
     LEASE_SECONDS,
@@ -36,6 +40,7 @@ from quarterdeck_workers.supervisor.host_actor import (
     NotStarted,
     start_blame,
 )
+from quarterdeck_workers.supervisor.shared_slot import FOLDER, SharedSlot
 from quarterdeck_workers.supervisor.worlds import HostFacts, berths_of, roles_on
 
 SLOTS = "slots"
@@ -94,6 +99,7 @@ class Gang:
         self.ports: dict[int, int] = {}
         """By rank, once known: those that ranks are told to open for the others."""
         self._group: PlacementGroup | None = None
+        self._shared: SharedSlot | None = None
         self._actors: dict[str, Any] = {}
         self._ended = self._given_up = False
 
@@ -104,7 +110,14 @@ class Gang:
         nodes = await self._living_nodes()
         bundles = [_bundle(places, nodes[node_id]) for node_id, places in self.hosts.items()]
         pins = [{NODE_LABEL: node_id} for node_id in self.hosts]
-        self._group = placement_group(bundles, strategy="PACK", bundle_label_selector=pins)
+        part = 1.0
+        if (place := self.placements[0]).shared_slot is None:
+            self._group = placement_group(bundles, strategy="PACK", bundle_label_selector=pins)
+        else:
+            folder = Path(os.environ[NODE_TEMP], FOLDER)
+            self._shared = SharedSlot(folder, place.node_id, place.shared_slot)
+            part = place.share / WHOLE
+            self._group = await asyncio.to_thread(self._shared.join, bundles[0], pins[0])
         deadline = time.monotonic() + RESERVE_SECONDS
         while not await asyncio.to_thread(self._group.wait, RESERVE_LOOK_SECONDS):
             await self._living_nodes()  # one may have been lost just before
@@ -116,8 +129,8 @@ class Gang:
         for index, (node_id, bundle) in enumerate(zip(self.hosts, bundles, strict=True)):
             self._actors[node_id] = HostActor.options(
                 num_cpus=0,
-                num_gpus=bundle.get("GPU", 0),
-                resources={SLOTS: bundle[SLOTS]},
+                num_gpus=part * bundle.get("GPU", 0),
+                resources={SLOTS: part * bundle[SLOTS]},
                 max_restarts=0,
                 enable_task_events=False,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, index),
@@ -313,7 +326,9 @@ class Gang:
         self._ended = True
         for actor in self._actors.values():
             ray.kill(actor)
-        if self._group is not None:
+        if self._shared is not None:
+            await asyncio.to_thread(self._shared.leave)
+        elif self._group is not None:
             await asyncio.to_thread(remove_placement_group, self._group)
 
     async def _quietly(self, call: Callable[[Any], Awaitable[Any]], limit: float) -> list[Any]:
