@@ -31,6 +31,9 @@ class SlowMachines:
     def strangers(self, known: Any) -> list[Any]:
         return []
 
+    def fetch(self, *_: Any) -> None:
+        """Nobody wishes for weights here."""
+
     def start(self, order: Any) -> None:
         self.beats_before.append(len(self._recorder.agent_beats))
         self.agent.stop()
