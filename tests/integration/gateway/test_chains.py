@@ -218,7 +218,7 @@ def test_a_step_that_is_late_is_named_or_skipped(ship: Ship, kit: Any) -> None:
         ("search", b'{"data": 3}'),
         ("search", b'{"data": [3]}'),
         ("search", b"[]"),
-        ("search", b"x" * (4 * 2**20 + 1)),
+        ("search", b'{"data": []}' + b" " * 4 * 2**20),
         ("rerank", b'{"results": [{"index": 3, "relevance_score": 1}]}'),
         ("rerank", b'{"results": [{"index": true, "relevance_score": 1}]}'),
         ("rerank", b'{"results": [{"index": 0}]}'),
@@ -270,6 +270,11 @@ def test_a_fallback_of_a_step_stands_in_but_no_chain_does(
     ship.gateway.wait_for("chat", "spare", "support")
     answer = ship.ask()
     assert (answer.status_code, code_of(answer)) == (503, "no_ready_replica")
+    guard = kit.route("guard").model_copy(update={"fallback": "support"})
+    guarded = support.model_copy(update={"chain": [RouteStep.model_validate(GUARD), *chain]})
+    api.publish(guard, spare, guarded)
+    ship.gateway.wait_for("guard", "spare", "support")
+    assert code_of(ship.ask()) == "guard_failed"
     api.publish(down.model_copy(update={"fallback": "spare"}), spare, support)
     kit.wait_until(lambda: ship.ask().status_code == 200, "the step's fallback did not answer")
 
@@ -394,6 +399,54 @@ def test_the_keys_limit_counts_a_chain_once(ship: Ship, kit: Any) -> None:
     assert left[0] - left[1] in (0, 1), "ten come back each second"
     tokens = [int(each.headers["x-ratelimit-remaining-tokens"]) for each in answers]
     assert 100 < tokens[0] - tokens[1] <= 200, "what the model told of the first, no guess"
+
+
+def test_a_replica_that_is_late_again_and_again_is_taken_out(ship: Ship, kit: Any) -> None:
+    ship.says["search"] = [kit.HANG]
+    ship.sail({**SEARCH, "timeout": 0.1, "on_failure": "skip"}, MODEL)
+    for _ in range(5):
+        assert ship.ask().status_code == 200
+    assert ship.metric("quarterdeck_gateway_ejections_total") == 1
+
+
+def test_the_chains_total_bounds_its_model(ship: Ship, kit: Any) -> None:
+    ship.says["chat"] = [kit.HANG]
+    ship.sail(GUARD, MODEL, total=0.5)
+    answer = ship.ask()
+    assert (answer.status_code, code_of(answer)) == (504, "timeout")
+    assert "step 2 (model) of chain 'support', service 'chat'" in answer.text
+
+
+def test_an_answer_that_breaks_off_is_told_in_the_line(
+    ship: Ship, kit: Any, chained_line: Callable[[], dict[str, Any]]
+) -> None:
+    ship.says["chat"] = [kit.STREAM_HEAD, kit.chunk(b'data: {"choices": []}\n\n'), kit.RESET]
+    ship.sail(GUARD, MODEL)
+    events = [line for line in ship.ask(stream=True).text.splitlines() if line]
+    assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "stream_broken"
+    line = chained_line()
+    assert line["status"] == 200 and "broke off in the middle" in line["error"]
+    assert line["steps"][1]["error"] == line["error"]
+
+
+def test_no_chain_is_a_shadow_but_it_may_have_one(
+    ship: Ship, api: Any, kit: Any, scripted: Any
+) -> None:
+    ship.sail(GUARD, MODEL, mirror={"service": "rerank", "share": 1.0})
+    assert ship.ask().status_code == 200
+    kit.wait_until(lambda: len(ship.asked("rerank")) == 1, "no copy")
+    assert ship.asked("rerank")[0] == {**ASKED, "model": "rerank"}, "as the client sent it"
+    chain = [RouteStep.model_validate(MODEL)]
+    support = kit.route("support").model_copy(update={"chain": chain})
+    chat = kit.route("chat", ship.replicas["chat"].endpoint())
+    shadowed = {**kit.route("plain").model_dump(), "mirror": {"service": "support", "share": 1.0}}
+    plain = scripted("run-plain", lambda _: [kit.whole(chat_answer("plain"))])
+    shadowed["endpoints"] = [plain.endpoint()]
+    api.publish(support, chat, type(chat).model_validate(shadowed))
+    ship.gateway.wait_for("chat", "plain", "support")
+    assert ship.ask(model="plain").status_code == 200
+    dropped = 'quarterdeck_gateway_mirrored_requests_total{outcome="dropped"'
+    assert ship.metric(dropped) == 1
 
 
 def test_a_client_that_leaves_ends_the_step_under_way(ship: Ship, kit: Any) -> None:
