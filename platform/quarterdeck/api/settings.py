@@ -42,6 +42,9 @@ class ApiSettings:
     max_header: int = 64 * 2**10
     header_timeout: float = 10.0
     """From the connection, or a request's first byte, to the end of its headers."""
+    reader_timeout: float = 600.0
+    """For a client to take 64 KiB of what was written for it: somebody who reads a log in a pager
+    stops for a while."""
     body_seconds: float = 30.0
     """A body must have arrived after this."""
     answer_seconds: float = 60.0

@@ -9,7 +9,7 @@ import typer
 
 from quarterdeck.cli.models import version_columns
 from quarterdeck.cli.output import show
-from quarterdeck.cli.session import Output, Project, connect, note
+from quarterdeck.cli.session import Output, Project, connect
 
 datasets = typer.Typer(help="Versions of datasets: list, add.", no_args_is_help=False)
 
@@ -52,27 +52,11 @@ def add(
 
     Example: quarterdeck datasets add stdlib /usr/lib/python3.11 --include "**/*.py" --held-out 2%
     """
-    from quarterdeck.cli.follow import end_with, progress
+    from quarterdeck.cli.follow import make
 
     uri = place if "://" in place else Path(place).expanduser().absolute().as_uri()
     document: dict[str, Any] = {"kind": "dataset", "name": name, "uri": uri, "held_out": held_out}
     patterns = {"include": include, "exclude": exclude}
     document |= {field: value for field, value in patterns.items() if value}
     with connect(project) as client:
-        applied = client.apply([document]).results[0]
-        print(f"job/{applied.name} {applied.action}")
-        if no_wait:
-            return
-        said: set[str] = set()
-
-        def tell(text: str) -> None:
-            if text not in said:
-                note(text)
-            said.add(text)
-
-        job = client.wait(applied.id or name, on_change=lambda job: tell(progress(job)))
-        if job.phase == "succeeded":
-            for made in job.outputs:
-                print(made)
-        else:
-            end_with(job)
+        make(client, document, wait=not no_wait)

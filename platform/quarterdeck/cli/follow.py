@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,7 @@ from quarterdeck.cli.session import (
 from quarterdeck.cli.units import seconds_of
 
 if TYPE_CHECKING:
+    from quarterdeck.client import Client
     from quarterdeck.specs.resources import Event, Job
 
 Subject = Annotated[str, typer.Argument(metavar="TYPE/NAME", help="job/NAME or service/NAME.")]
@@ -68,6 +69,27 @@ def progress(job: Job) -> str:
         ": ".join(text for text in (job.reason, job.message) if text and job.phase != "running"),
     ]
     return " · ".join(part for part in parts if part)
+
+
+def make(client: Client, document: dict[str, Any], *, wait: bool) -> None:
+    """Apply a job that makes versions and, unless `wait` is false, follow it and print them; ends
+    the command as the job does where that fails."""
+    applied = client.apply([document]).results[0]
+    print(f"job/{applied.name} {applied.action}")
+    if not wait:
+        return
+    said: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in said:
+            note(text)
+        said.add(text)
+
+    job = client.wait(applied.id or applied.name, on_change=lambda job: tell(progress(job)))
+    if job.phase != "succeeded":
+        end_with(job)
+    for made in job.outputs:
+        print(made)
 
 
 def wait(

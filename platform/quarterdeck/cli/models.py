@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quarterdeck.cli.model_folders import add
 from quarterdeck.cli.names import versioned
 from quarterdeck.cli.output import Column, age, show, size
 from quarterdeck.cli.session import USAGE, Output, Project, connect, note, refuse
@@ -16,7 +17,10 @@ from quarterdeck.cli.warming import warm
 if TYPE_CHECKING:
     from quarterdeck.specs.resources import AssetVersion
 
-models = typer.Typer(help="Versions of models: list, promote, pull, warm.", no_args_is_help=False)
+models = typer.Typer(
+    help="Versions of models: list, add, promote, pull, warm.", no_args_is_help=False
+)
+models.command()(add)
 
 
 def version_columns() -> list[Column[AssetVersion]]:

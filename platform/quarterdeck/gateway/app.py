@@ -44,7 +44,9 @@ from quarterdeck.specs.observations import RevisionObservation
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
-_LINGER = 1.0
+_LINGER_SECONDS = 5.0
+_LINGER_BYTES = 64 * 2**20
+"""So long is read on what a refused client still sends of its body."""
 STALE_HEADER = b"x-quarterdeck-stale-seconds"
 """On every answer while the api is away: how old the gateway's view may be."""
 _POOLED_SECONDS = 15.0  # less than engines keep idle connections
@@ -176,9 +178,7 @@ class Gateway:
         except ApiError as error:
             if started:
                 raise
-            if error.close and error.status != 408:
-                await discard_body(receive, _LINGER)
-            await _refuse(send_with_id, error)
+            await _refuse(send_with_id, receive, error)
         except ClientGone:
             return
 
@@ -241,7 +241,7 @@ def _card(name: str, route: ServiceRoute) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": route.project}
 
 
-async def _refuse(send: Send, error: ApiError) -> None:
+async def _refuse(send: Send, receive: Receive, error: ApiError) -> None:
     extra = []
     if error.retry_after is not None:
         extra.append((b"retry-after", str(error.retry_after).encode()))
@@ -249,4 +249,10 @@ async def _refuse(send: Send, error: ApiError) -> None:
         extra.append((b"connection", b"close"))
     if error.status == 401:
         extra.append((b"www-authenticate", b"Bearer"))
-    await answer(send, error.status, error.body(), "application/json", extra)
+    if not error.close or error.status == 408:
+        await answer(send, error.status, error.body(), "application/json", extra)
+        return
+    # Said at once, for clients that look while they send; then the others may end their body.
+    await answer(send, error.status, error.body(), "application/json", extra, more=True)
+    await discard_body(receive, _LINGER_BYTES, _LINGER_SECONDS)
+    await send({"type": "http.response.body", "body": b""})

@@ -27,9 +27,13 @@ def header(scope: Scope, name: bytes) -> str | None:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int, timeout: float) -> bytes:
-    """The whole body. Raises ApiError 413 beyond `limit` bytes and 408 when it takes longer than
-    `timeout` seconds, ClientGone when the client leaves."""
+async def read_body(
+    scope: Scope, receive: Receive, limit: int, timeout: float, grow: Callable[[int], None]
+) -> bytes:
+    """The whole body; `grow` hears of each piece's size before it is kept, and may raise.
+
+    Raises ApiError 413 beyond `limit` bytes and 408 when it takes longer than `timeout` seconds,
+    ClientGone when the client leaves."""
     too_large = ApiError(
         413, f"the body is larger than {limit} bytes", code="body_too_large", close=True
     )
@@ -43,9 +47,11 @@ async def read_body(scope: Scope, receive: Receive, limit: int, timeout: float) 
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
-                received += message.get("body", b"")
-                if len(received) > limit:
+                piece = message.get("body", b"")
+                if len(received) + len(piece) > limit:
                     raise too_large
+                grow(len(piece))
+                received += piece
                 if not message.get("more_body", False):
                     return bytes(received)
     except TimeoutError:
@@ -54,13 +60,13 @@ async def read_body(scope: Scope, receive: Receive, limit: int, timeout: float) 
         ) from None
 
 
-async def discard_body(receive: Receive, timeout: float) -> None:
-    """Read and forget the rest of a body for a while: closing a connection with unread data
-    resets it, and the client would never see why it was refused."""
+async def discard_body(receive: Receive, most: int, timeout: float) -> None:
+    """Read and forget the rest of a body, `most` bytes and `timeout` seconds at most: closing a
+    connection with unread data resets it, and the client might never see why it was refused."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout):
-            while (await receive()).get("more_body", False):
-                pass
+            while most > 0 and (message := await receive()).get("more_body", False):
+                most -= len(message["body"])
 
 
 async def until_gone(receive: Receive) -> None:
@@ -70,16 +76,22 @@ async def until_gone(receive: Receive) -> None:
 
 
 async def answer(
-    send: Send, status: int, body: bytes, content_type: str, extra: Iterable[tuple[bytes, bytes]]
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: str,
+    extra: Iterable[tuple[bytes, bytes]],
+    *,
+    more: bool = False,
 ) -> None:
-    """A whole answer at once."""
+    """A whole answer at once; with `more` its end is still to be sent."""
     headers: Headers = [
         (b"content-type", content_type.encode()),
         (b"content-length", str(len(body)).encode()),
         *extra,
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 async def answer_json(

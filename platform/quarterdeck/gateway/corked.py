@@ -2,6 +2,8 @@
 
 uvicorn writes an answer's head and its body apart; each write is a system call that wakes the
 client, which costs more than everything else that is done for a short answer.
+
+A transport that is closed waits for ever for its client to take the rest; this one aborts.
 """
 
 from __future__ import annotations
@@ -14,11 +16,15 @@ from typing import Any
 class Corked:
     """Behaves as the transport it wraps, which gets everything in the order of the calls."""
 
-    __slots__ = ("_loop", "_pieces", "_transport")
+    __slots__ = ("_loop", "_patience", "_pieces", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, patience: float
+    ) -> None:
+        """`patience` is how many seconds a closed connection has for what was written before."""
         self._transport = transport
         self._loop = loop
+        self._patience = patience
         self._pieces: list[bytes] = []
 
     def write(self, data: bytes) -> None:
@@ -37,9 +43,11 @@ class Corked:
         self._transport.write_eof()
 
     def close(self) -> None:
-        """Close after all that was written."""
+        """Close after all that was written, or when the client does not take it in time."""
         self._flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(self._patience, self._transport.abort)
 
     def abort(self) -> None:
         """Close at once."""

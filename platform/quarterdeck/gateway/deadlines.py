@@ -1,7 +1,8 @@
-"""uvicorn's HTTP protocol with bounds on connections, header size and header time.
+"""uvicorn's HTTP protocol with bounds on connections, headers, and clients that do not read.
 
-uvicorn waits for ever for the first request of a connection and for the rest of its headers, so a
-few thousand silent clients would hold every descriptor. The api's process uses this too.
+uvicorn waits for ever for the first request of a connection, for the rest of its headers and for
+clients to take their answers, so a few thousand silent ones would hold every descriptor and all
+that was written for them. The api's process uses this too.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from quarterdeck.gateway.corked import Corked
 from quarterdeck.gateway.leaving import EXTENSION, Watched
 
+SLOWEST_BYTES = 64 * 2**10
 Refusal = Callable[[int, str], tuple[str, bytes]]
 """From a status and a message to an answer's content type and body."""
 
 
 class Bounds(Protocol):
-    """What a server's settings say of connections (a count), headers (bytes) and their time
-    (seconds, from the connection or a request's first byte to the end of its headers)."""
+    """What a server's settings say of connections (a count), headers (bytes), their time
+    (seconds, from the connection or a request's first byte to the end of its headers) and
+    `reader_timeout`, the seconds in which a client must take `SLOWEST_BYTES` of what waits."""
 
     @property
     def max_connections(self) -> int: ...
@@ -30,6 +33,8 @@ class Bounds(Protocol):
     def max_header(self) -> int: ...
     @property
     def header_timeout(self) -> float: ...
+    @property
+    def reader_timeout(self) -> float: ...
 
 
 def openai_refusal(status: int, message: str) -> tuple[str, bytes]:
@@ -61,11 +66,14 @@ class _BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
+        self._reader: asyncio.TimerHandle | None = None
         self._header_bytes = 0
+        """Of headers, trailers and chunks' sizes, since the last byte of a body."""
         self._in_header = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, Corked(transport, self.loop)))
+        corked = Corked(transport, self.loop, self.bounds.reader_timeout)
+        super().connection_made(cast(asyncio.Transport, corked))
         if len(self.connections) > self.bounds.max_connections:
             transport.abort()
             return
@@ -73,18 +81,18 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._forget_reader()
         super().connection_lost(exc)
         for scope in (self.scope, self.cycle.scope if self.cycle else None):
             if scope is not None:
                 cast(Watched, scope["extensions"][EXTENSION]).leave()
 
     def data_received(self, data: bytes) -> None:
-        if self._in_header:
-            self._header_bytes += len(data)
+        self._header_bytes += len(data)
         super().data_received(data)
-        # Of the piece that ends a header the body's part is counted too: only what is still
-        # open beyond the bound is refused.
-        if self._in_header and self._header_bytes > self.bounds.max_header:
+        # Of the piece that ends a header the body's part is not counted: only what is still open
+        # beyond the bound is refused.
+        if self._header_bytes > self.bounds.max_header:
             self._turn_away(431, f"the headers are larger than {self.bounds.max_header} bytes")
 
     def on_message_begin(self) -> None:
@@ -99,10 +107,45 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._header_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
         # The next request's first bytes count, whatever its parser has seen of them.
         self._header_bytes = 0
+        # A large last piece has stopped the reading, which nobody would start again before the
+        # answer is complete: unread, a client's leaving would not be seen.
+        self.flow.resume_reading()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        self._forget_reader()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():  # of an answer that was never taken
+            self.transport.abort()
+        super().timeout_keep_alive_handler()
+
+    def _watch_reader(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._reader = self.loop.call_later(self.bounds.reader_timeout, self._look_at_reader, left)
+
+    def _look_at_reader(self, left: int) -> None:
+        if self.transport.get_write_buffer_size() > left - SLOWEST_BYTES:
+            self.transport.abort()
+        else:
+            self._watch_reader()
+
+    def _forget_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
 
     def _arm(self) -> None:
         if self._deadline is None:
@@ -126,7 +169,12 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        if (
+            cycle is None
+            or cycle.response_complete
+            or (cycle.more_body and not cycle.response_started)
+        ):
             media_type, body = self.refuse(status, message)
             head = (
                 f"HTTP/1.1 {status} \r\ncontent-type: {media_type}\r\n"

@@ -44,9 +44,11 @@ def key_unknown(message: str) -> ApiError:
     return ApiError(401, message, code="invalid_api_key", type_="authentication_error", close=True)
 
 
-def unavailable(message: str, code: str, retry_after: int = 1) -> ApiError:
+def unavailable(message: str, code: str, retry_after: int = 1, *, close: bool = False) -> ApiError:
     """503: trying again later makes sense."""
-    return ApiError(503, message, code=code, type_="server_error", retry_after=retry_after)
+    return ApiError(
+        503, message, code=code, type_="server_error", retry_after=retry_after, close=close
+    )
 
 
 def timed_out(message: str) -> ApiError:

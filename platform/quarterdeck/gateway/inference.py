@@ -21,6 +21,7 @@ from quarterdeck.gateway.asgi import (
     Send,
     read_body,
 )
+from quarterdeck.gateway.bodies import BodyMemory, Held, parsed_size
 from quarterdeck.gateway.chains import STEP_FAILED, Chains
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError, unavailable
@@ -73,6 +74,8 @@ class Inference:
         self._log = log
         self._chains = Chains(self._serve, proxy.overdue, metrics)
         self._in_flight = 0
+        self._bodies = BodyMemory(settings.max_bodies)
+        self._one_large = asyncio.Lock()
 
     async def answer(
         self,
@@ -99,9 +102,10 @@ class Inference:
             self._in_flight += 1
             self._metrics.in_flight.set(self._in_flight)
             try:
-                await self._carry(
-                    directory, endpoint, key, fields, scope, receive, send, record, began
-                )
+                with self._bodies.hold() as held:
+                    await self._carry(
+                        directory, endpoint, key, fields, scope, receive, send, record, began, held
+                    )
             finally:
                 self._in_flight -= 1
                 self._metrics.in_flight.set(self._in_flight)
@@ -127,11 +131,13 @@ class Inference:
         send: Send,
         record: Record,
         began: float,
+        held: Held,
     ) -> None:
         settings = self._settings
-        body = await read_body(scope, receive, settings.max_body, settings.body_timeout)
+        body = await read_body(scope, receive, settings.max_body, settings.body_timeout, held.grow)
         record.bytes_in = len(body)
-        parsed = await _parse(body)
+        held.grow(parsed_size(body), complete=True)
+        parsed = await _parse(body, self._one_large)
         model = parsed.get("model")
         if not isinstance(model, str) or not model:
             raise ApiError(400, "model: is missing: name a model as text", param="model")
@@ -196,22 +202,41 @@ class Inference:
             return await self._proxy.serve(self._newest(route), call, send)
 
 
-async def _parse(body: bytes) -> dict[str, Any]:
+async def _parse(body: bytes, one_large: asyncio.Lock) -> dict[str, Any]:
     try:
         if len(body) > _LARGE_BODY:
-            parsed = await asyncio.to_thread(json.loads, body)
+            # Many at once would take turns with the event loop, and leave it one turn in many.
+            async with one_large:
+                parsed = await asyncio.to_thread(_loads, body)
         else:
-            parsed = json.loads(body)
-    except (ValueError, RecursionError):
-        raise ApiError(400, "the body is not JSON") from None
+            parsed = _loads(body)
+    except UnicodeDecodeError as error:
+        raise ApiError(
+            400, f"the body is not UTF-8 at byte {error.start}: send JSON as UTF-8"
+        ) from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from None
     if not isinstance(parsed, dict):
         raise ApiError(400, "the body is not a JSON object")
     return parsed
 
 
+def _loads(body: bytes) -> Any:
+    return json.loads(body.decode())  # bytes might be taken for UTF-16, which no engine reads
+
+
 def _renamed(parsed: Mapping[str, Any], name: str) -> bytes:
     """What names no model (a search) names none at another service either."""
-    return json.dumps({**parsed, "model": name} if "model" in parsed else parsed).encode()
+    try:
+        return json.dumps({**parsed, "model": name} if "model" in parsed else parsed).encode()
+    except RecursionError:  # it was read with more stack left than here
+        raise _too_deep() from None
+
+
+def _too_deep() -> ApiError:
+    return ApiError(400, "the body is JSON that is nested too deeply")
 
 
 def _priority(value: bytes | None) -> int:

@@ -25,7 +25,9 @@ class Watched:
         self.left = False
 
     def leave(self) -> None:
-        """The connection is lost."""
+        """The connection is lost; once more says nothing new, and would cancel twice."""
+        if self.left:
+            return
         self.left = True
         if self._task is not None:
             self._task.cancel()

@@ -10,7 +10,6 @@ from quarterdeck.gateway.app import create_app
 from quarterdeck.gateway.deadlines import protocol_for
 from quarterdeck.gateway.settings import GatewaySettings
 
-
 _COLLECT_AFTER = 50_000
 """Objects made and not freed: a request makes hundreds, and nearly all go by their counts."""
 

@@ -24,9 +24,13 @@ class GatewaySettings:
     max_in_flight: int = 5000
     max_connections: int = 10_000
     max_body: int = 8 * 2**20
+    max_bodies: int = 2**30
+    """For the bodies of all requests under way, with their parsed forms."""
     max_header: int = 64 * 2**10
     header_timeout: float = 10.0
     """From the connection, or a request's first byte, to the end of its headers."""
+    reader_timeout: float = 60.0
+    """For a client to take 64 KiB of what was written for it, or all that is left."""
     body_timeout: float = 30.0
     """For a whole request body."""
     connect_timeout: float = 2.0

@@ -245,6 +245,28 @@ def test_datasets_are_registered(cli: Cli, tmp_path: Path) -> None:
     assert cli("datasets").err == "no datasets\n"
 
 
+def test_a_folder_is_added_as_a_model_once_and_again_when_it_changed(
+    cli: Cli, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    missing = cli("models", "add", "small", str(folder), "--no-wait")
+    assert missing.code == 2 and "has no tokenizer*" in missing.err
+    (folder / "tokenizer.json").write_text("{}")
+    assert cli("models", "add", "small", str(folder), "--no-wait").out == "job/small created\n"
+    (job,) = json.loads(cli("jobs", "-o", "json").out)
+    assert f"'{folder}'/." in job["spec"]["command"] and job["spec"]["outputs"] == {
+        "model": "model"
+    }
+    assert cli("models", "add", "small", str(folder), "--no-wait").out == "job/small unchanged\n"
+    (folder / "config.json").write_text("{ }")
+    changed = cli("models", "add", "small", str(folder), "--no-wait")
+    assert changed.code == 1 and "--replace" in changed.err  # the first one is still under way
+    assert cli("models", "add", "elsewhere", "/not/here", "--no-wait").code == 0
+
+
 def test_models_are_promoted_and_pulled(
     cli: Cli, tmp_path: Path, platform: Platform, running_job: Callable[..., Job]
 ) -> None:

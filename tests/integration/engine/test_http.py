@@ -188,6 +188,34 @@ def test_an_oversized_body_is_refused(http: httpx.Client) -> None:
     assert answer.status_code == 413
 
 
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"top_p": 1e-300},
+        {"temperature": 1e-300},
+        {"temperature": 2, "top_k": 2**31},
+        {"presence_penalty": -2, "frequency_penalty": -2, "ignore_eos": True},
+        {"seed": -(2**63)},
+        {"stop": ["x" * 1024] * 16, "logprobs": 20},
+    ],
+    ids=",".join,
+)
+def test_extremes_that_are_allowed_are_answered(
+    http: httpx.Client, server: EngineServer, extreme: dict[str, object]
+) -> None:
+    for _ in range(4):  # three steps in a row that fail would end the engine
+        body = {"model": "tiny", "prompt": "the", "max_tokens": 8, **extreme}
+        answer = http.post("/v1/completions", json=body)
+        assert answer.status_code == 200, answer.text
+    assert server.alive
+
+
+def test_a_million_prompts_are_refused_before_they_are_read(http: httpx.Client) -> None:
+    answer = http.post("/v1/completions", json={"model": "tiny", "prompt": ["a b"] * 1_000_000})
+    assert answer.status_code == 400
+    assert "1000000 sequences" in answer.json()["error"]["message"]
+
+
 def test_unknown_paths_and_methods_have_openai_errors(http: httpx.Client) -> None:
     assert http.get("/v1/nothing").json()["error"]["message"]
     wrong = http.get("/v1/completions")

@@ -144,10 +144,11 @@ class SnapshotServer:
         assert request.path == "/api/v1/gateway/observations"
         self.reports.append({**json.loads(body), "answer": self.takes})
         told = json.dumps(self.shares).encode()
-        request.send_response(self.takes)
-        request.send_header("content-length", str(len(told)))
-        request.end_headers()
-        request.wfile.write(told)
+        with suppress(ConnectionError):
+            request.send_response(self.takes)
+            request.send_header("content-length", str(len(told)))
+            request.end_headers()
+            request.wfile.write(told)
 
     def close(self) -> None:
         with self._news:

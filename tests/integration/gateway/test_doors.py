@@ -13,6 +13,8 @@ import httpx
 import openai
 import pytest
 
+from quarterdeck.specs.gateway_snapshot import ServedAlias
+
 BODY = {"model": "chat", "prompt": "hi"}
 
 
@@ -169,20 +171,22 @@ def test_the_poll_is_long_and_carries_the_key(api: Any, gateways: Any, kit: Any)
 
 
 @pytest.mark.parametrize(
-    ("content", "status"),
+    ("content", "status", "words"),
     [
-        (b"{", 400),
-        (b"[]", 400),
-        (b"{}", 400),
-        (b'{"model": 5}', 400),
-        (b'{"model": ""}', 400),
-        (b'{"model": ' + b"[" * 100_000, 400),
-        (b"\xff\xfe", 400),
-        (b" " * 300_000, 413),
+        (b"{", 400, "line 1 column 2"),
+        (b"[]", 400, "not a JSON object"),
+        (b"{}", 400, "model: is missing"),
+        (b'{"model": 5}', 400, "model: is missing"),
+        (b'{"model": ""}', 400, "model: is missing"),
+        (b'{"model": ' + b"[" * 100_000, 400, "nested too deeply"),
+        (b'{"model": "chat", "n": ' + b"9" * 5000 + b"}", 400, "4300 digits"),
+        (b'{"model": "chat", "prompt": "\xff"}', 400, "not UTF-8 at byte 29"),
+        (b"\xff\xfe", 400, "not UTF-8"),
+        (b" " * 300_000, 413, "200000 bytes"),
     ],
 )
 def test_bad_bodies(
-    api: Any, gateways: Any, kit: Any, replica: Any, content: bytes, status: int
+    api: Any, gateways: Any, kit: Any, replica: Any, content: bytes, status: int, words: str
 ) -> None:
     api.publish(kit.route("chat", replica.endpoint()))
     gateway = gateways(max_body=200_000)
@@ -191,9 +195,31 @@ def test_bad_bodies(
         answer = client.post("/v1/completions", content=content)
         assert answer.status_code == status
         assert error_of(answer)["type"] == "invalid_request_error"
+        assert words in error_of(answer)["message"]
         assert client.get("/v1/completions").status_code == 405
         assert client.get("/nothing").status_code == 404
     assert not replica.requests
+
+
+def test_a_body_that_is_deep_is_refused_or_renamed_whole(
+    api: Any, gateways: Any, kit: Any, replica: Any
+) -> None:
+    alias = ServedAlias(name="other")
+    api.publish(kit.route("chat", replica.endpoint()).model_copy(update={"aliases": [alias]}))
+    gateway = gateways()
+    gateway.wait_for("chat", "other")
+    with gateway.client() as client:
+        # Large bodies are read in a thread, which has more stack left than the event loop.
+        pad = "x" * 300_000
+        for depth in range(900, 1000, 3):
+            body = b'{"model": "other", "pad": "%s", "x": %s%s}' % (
+                pad.encode(), b"[" * depth, b"]" * depth,
+            )  # fmt: skip
+            answer = client.post("/v1/completions", content=body)
+            if answer.status_code != 200:
+                assert answer.status_code == 400, answer.text
+                assert "nested too deeply" in error_of(answer)["message"]
+    assert replica.requests
 
 
 def test_requests_beyond_the_bound_are_refused(

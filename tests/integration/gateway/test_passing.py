@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -79,6 +82,26 @@ def test_a_client_that_leaves_before_the_first_byte_cancels_upstream(
     kit.wait_until(lambda: replica.left == 1, "the upstream was not cancelled")
     kit.wait_until(lambda: 'status="499"' in httpx.get(gateway.url + "/metrics").text, "no 499")
     assert "quarterdeck_gateway_in_flight_requests 0.0" in httpx.get(gateway.url + "/metrics").text
+
+
+def test_a_client_that_leaves_after_a_large_body_cancels_upstream(
+    api: Any, gateways: Any, scripted: Any, kit: Any
+) -> None:
+    replica = scripted("run-1", lambda n: [kit.HANG])
+    api.publish(kit.route("chat", replica.endpoint()))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    body = json.dumps({**BODY, "pad": "x" * 2_000_000}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {kit.USER_KEY}\r\n"
+    with ExitStack() as held:
+        for _ in range(20):  # how a body is cut into pieces is the kernel's business
+            client = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
+            held.enter_context(client)
+            client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode())
+            time.sleep(0.02)  # the body is awaited when it comes at once
+            client.sendall(body)
+        kit.wait_until(lambda: len(replica.requests) == 20, "not all were passed on")
+    kit.wait_until(lambda: replica.left == 20, "the upstream was not cancelled")
 
 
 @pytest.mark.parametrize(

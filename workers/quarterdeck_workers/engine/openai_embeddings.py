@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, StrictInt
 
 from quarterdeck_workers.engine.api_errors import ApiError
-from quarterdeck_workers.engine.openai_requests import Body
+from quarterdeck_workers.engine.openai_requests import Body, Prompts
 
 MAX_INPUTS = 2048
 MAX_TOKENS = 300_000
@@ -21,7 +21,7 @@ class EmbeddingRequest(Body):
     """POST /v1/embeddings."""
 
     model: str
-    input: str | list[StrictInt] | list[str] | list[list[StrictInt]]
+    input: Prompts
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: StrictInt | None = Field(default=None, ge=1, le=2**31)
 

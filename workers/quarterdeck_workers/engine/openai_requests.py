@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+)
 
 from quarterdeck_workers.engine.api_errors import ApiError
 from quarterdeck_workers.engine.interface import Sampling
@@ -18,6 +25,13 @@ MAX_STOPS = 16
 MAX_STOP_LENGTH = 1024
 MAX_ALTERNATIVES = 20
 _COMPLETION_TOKENS = 16  # OpenAI's default of /v1/completions
+
+# Only the first error is told, so looking ends there: an error for each of a million wrong items
+# would cost gigabytes.
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Ids = Annotated[list[StrictInt], Field(fail_fast=True)]
+Prompts = str | Ids | Texts | Annotated[list[Ids], Field(fail_fast=True)]
+"""One text, its token ids, or several of either."""
 
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -46,7 +60,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 class StreamOptions(BaseModel):
     """What a stream tells beside the text."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")  # refused by name in `check_stream`
 
     include_usage: StrictBool = False
     include_obfuscation: StrictBool | None = None
@@ -79,7 +93,7 @@ class _Request(Body):
     n: StrictInt | None = Field(default=None, ge=1, le=MAX_CHOICES)
     max_tokens: StrictInt | None = Field(default=None, ge=1, le=2**31)
     seed: StrictInt | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
+    stop: str | Texts | None = None
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     ignore_eos: StrictBool = False
@@ -87,8 +101,18 @@ class _Request(Body):
     stream_options: StreamOptions | None = None
 
     def check_stream(self) -> None:
-        """Raises ApiError 400 for options of a stream that was not asked for."""
-        if self.stream_options is not None and not self.stream:
+        """Raises ApiError 400 for unknown options, and for those of a stream that was not asked
+        for."""
+        if self.stream_options is None:
+            return
+        for name in self.stream_options.model_extra or {}:
+            raise ApiError(
+                400,
+                f"stream_options.{name[:100]}: is unknown: leave it out",
+                param="stream_options",
+                code="unsupported_parameter",
+            )
+        if not self.stream:
             raise ApiError(400, "stream_options: needs stream: true", param="stream_options")
 
     def stops(self) -> tuple[str, ...]:
@@ -127,7 +151,7 @@ class _Request(Body):
 class CompletionRequest(_Request):
     """POST /v1/completions."""
 
-    prompt: str | list[StrictInt] | list[str] | list[list[StrictInt]]
+    prompt: Prompts
     logprobs: StrictInt | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
 
     def check(self) -> None:
@@ -161,7 +185,7 @@ class ChatMessage(Body):
     """One turn of a conversation."""
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
 
     def plain(self) -> dict[str, str]:
         """The message as templates expect it. Raises ApiError 400 for what it cannot tell."""
@@ -174,10 +198,13 @@ class ChatMessage(Body):
         return {"role": role, "content": content or ""}
 
 
+Messages = Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+
+
 class ChatRequest(_Request):
     """POST /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Messages
     max_completion_tokens: StrictInt | None = Field(default=None, ge=1, le=2**31)
     logprobs: StrictBool | None = None
     top_logprobs: StrictInt | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)

@@ -11,12 +11,14 @@ import uuid
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt
 
 from quarterdeck_workers.engine.api_errors import ApiError
 from quarterdeck_workers.engine.interface import Sampling, TokenEvent
 from quarterdeck_workers.engine.openai_answers import sse
 from quarterdeck_workers.engine.openai_requests import Body
+
+_MOST_METADATA = 16
 
 
 class InputPart(Body):
@@ -31,7 +33,7 @@ class InputMessage(Body):
 
     type: Literal["message"] = "message"
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: str | list[InputPart]
+    content: str | Annotated[list[InputPart], Field(fail_fast=True)]
 
     def plain(self) -> dict[str, str]:
         """As templates expect it."""
@@ -41,17 +43,24 @@ class InputMessage(Body):
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
+def _few(value: object) -> object:
+    # Before its values are looked at: a million wrong ones would make a million errors.
+    if isinstance(value, dict) and len(value) > _MOST_METADATA:
+        raise ValueError(f"{len(value)} keys; give at most {_MOST_METADATA}")
+    return value
+
+
 class ResponseRequest(Body):
     """POST /v1/responses."""
 
     model: str
-    input: str | Annotated[list[InputMessage], Field(min_length=1)]
+    input: str | Annotated[list[InputMessage], Field(min_length=1, fail_fast=True)]
     instructions: str | None = None
     max_output_tokens: StrictInt | None = Field(default=None, ge=1, le=2**31)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     stream: StrictBool | None = None
-    metadata: dict[str, str] | None = Field(default=None, max_length=16)
+    metadata: Annotated[dict[str, str], BeforeValidator(_few)] | None = None
 
     def check(self) -> None:
         """Refuse what this engine does not do."""

@@ -48,7 +48,9 @@ def probabilities(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     chances = torch.softmax(ordered, dim=-1)
     if sampling.top_p < 1.0:
         before = torch.cumsum(chances, dim=-1) - chances
-        chances = chances.masked_fill(before >= sampling.top_p, 0.0)
+        outside = before >= sampling.top_p
+        outside[0] = False  # a tiny `top_p` is 0 in float32: the likeliest token is never cut
+        chances = chances.masked_fill(outside, 0.0)
         chances = chances / chances.sum()
     return torch.zeros_like(chances).scatter(0, order, chances)
 

@@ -64,11 +64,12 @@ class _Surface:
         body = parse(CompletionRequest, await body_of(request))
         body.check()
         engine, loaded = self._host.of(body.model)
-        prompts = [await tokens_of(loaded, prompt, "prompt") for prompt in body.prompts()]
-        if not prompts:
+        given = body.prompts()
+        if not given:
             raise ApiError(400, "prompt: an empty list asks for nothing", param="prompt")
         n = body.n or 1
-        self._host.check_choices(len(prompts) * n)
+        self._host.check_choices(len(given) * n)
+        prompts = [await tokens_of(loaded, prompt, "prompt") for prompt in given]
         sequences = []
         for position, prompt in enumerate(prompts):
             limit = body.token_limit(engine.max_model_len - len(prompt))

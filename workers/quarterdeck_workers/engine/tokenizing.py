@@ -3,10 +3,12 @@ back."""
 
 from __future__ import annotations
 
-from pydantic import Field, StrictBool, StrictInt
+from typing import Annotated
+
+from pydantic import Field, StrictBool
 
 from quarterdeck_workers.engine.api_errors import ApiError
-from quarterdeck_workers.engine.openai_requests import Body, ChatMessage
+from quarterdeck_workers.engine.openai_requests import Body, Ids, Messages
 
 _MOST_TOKENS = 1_000_000
 
@@ -16,7 +18,7 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = Field(default=None, min_length=1)
+    messages: Messages | None = None
     add_special_tokens: StrictBool | None = None
     """Of a prompt, by default true; a conversation's template writes its own."""
     add_generation_prompt: StrictBool = True
@@ -44,4 +46,4 @@ class DetokenizeRequest(Body):
     """POST /detokenize."""
 
     model: str | None = None
-    tokens: list[StrictInt] = Field(max_length=_MOST_TOKENS)
+    tokens: Annotated[Ids, Field(max_length=_MOST_TOKENS)]

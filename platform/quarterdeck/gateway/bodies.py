@@ -1,0 +1,70 @@
+"""The memory that request bodies take, bounded over all requests of a gateway.
+
+A body is kept until its request has ended, for retries, and its parsed form for routing. Both
+count: small pieces of JSON become Python objects of many times their size.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from quarterdeck.gateway.errors import unavailable
+
+_OBJECT_BYTES = 64
+"""About what an empty list, a float or a short text takes, with its place in a list."""
+
+
+class BodyMemory:
+    """Counts what is held; at most `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.held = 0
+
+    def hold(self) -> Held:
+        """What one request holds, given back when the context ends."""
+        return Held(self)
+
+    def take(self, size: int, *, close: bool) -> None:
+        """Raises ApiError 503 where there is no room for so many bytes more."""
+        if self.held + size > self._most:
+            raise unavailable(
+                f"the bodies of requests under way take all of this gateway's {self._most} bytes "
+                "for them",
+                "gateway_overloaded",
+                close=close,
+            )
+        self.held += size
+
+
+class Held:
+    """See `BodyMemory.hold`."""
+
+    __slots__ = ("_memory", "_size")
+
+    def __init__(self, memory: BodyMemory) -> None:
+        self._memory = memory
+        self._size = 0
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._memory.held -= self._size
+
+    def grow(self, size: int, *, complete: bool = False) -> None:
+        """Hold so many bytes more; raises ApiError 503, which ends the connection unless the
+        body has come to its end: `complete`."""
+        self._memory.take(size, close=not complete)
+        self._size += size
+
+
+def parsed_size(body: bytes) -> int:
+    """About how many bytes a JSON text takes once it is parsed; rather more than less."""
+    objects = body.count(b",") + body.count(b"[") + body.count(b"{")
+    return len(body) + _OBJECT_BYTES * objects
