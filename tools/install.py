@@ -90,7 +90,7 @@ def main():
     print("install: torch", flush=True)
     run(*pip, "install", "-q", "-c", "constraints.txt", TORCH, *(["-i", index] if index else []))
     print("install: everything else", flush=True)
-    extras = "workers,demo,dev"
+    extras = "workers,tracing,demo,dev"
     run(*pip, "install", "-q", "-c", "constraints.txt", "-e", f".[{extras}]")
     check_no_cuda(pip)
     STAMP.touch()

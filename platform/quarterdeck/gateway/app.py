@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import time
 from random import Random
@@ -37,6 +38,7 @@ from quarterdeck.gateway.proxy import Proxy
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.snapshots import SnapshotWatch, read_snapshot
 from quarterdeck.gateway.surface import ENDPOINTS
+from quarterdeck.gateway.tracing import spans_from
 from quarterdeck.gateway.upstream import Upstream
 from quarterdeck.gateway.waking import Waker
 from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, ServiceRoute
@@ -47,6 +49,8 @@ _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 _LINGER_SECONDS = 5.0
 _LINGER_BYTES = 64 * 2**20
 """So long is read on what a refused client still sends of its body."""
+_LAST_SPANS = 3.0
+"""Seconds for the spans that are left at the end."""
 STALE_HEADER = b"x-quarterdeck-stale-seconds"
 """On every answer while the api is away: how old the gateway's view may be."""
 _POOLED_SECONDS = 15.0  # less than engines keep idle connections
@@ -68,7 +72,8 @@ class Gateway:
         self._tally = Tally()
         self._lines = Lines(to_stdout)
         self._directory: Directory | None = None
-        self._admission = Admission(time.monotonic, self._random, self._asleep)
+        self._spans = spans_from(os.environ)
+        self._admission = self._make_admission()
         self._waker: Waker | None = None
         self._limits = Limits(time.monotonic, self._metrics)
         self._inference: Inference | None = None
@@ -97,13 +102,10 @@ class Gateway:
             if kept is not None:
                 self._apply(kept)
             upstream = Upstream(self._settings.connect_timeout, _POOLED_SECONDS)
-            proxy = Proxy(self._settings, upstream, self._fleet, self._metrics, self._random)
+            proxy = self._make_proxy(upstream)
             self._waker = Waker(self._settings, session, time.monotonic)
             mirror = Mirror(proxy, self._metrics, self._random)
-            self._inference = Inference(
-                self._settings, proxy, self._admission, self._limits, mirror, self._metrics,
-                self._random, self._newest, self._ended,
-            )  # fmt: skip
+            self._inference = self._make_inference(proxy, mirror)
             self._watch = SnapshotWatch(self._settings, session, self._apply, self._random)
             # A kept snapshot may be of another installation's history: ask for the newest whole.
             watching = asyncio.create_task(self._watch.run(None), name="snapshot-watch")
@@ -122,7 +124,38 @@ class Gateway:
             await self._waker.close()
             upstream.close()
             self._lines.flush()
+            if self._spans is not None:
+                await asyncio.to_thread(self._spans.close, _LAST_SPANS)
         await send({"type": "lifespan.shutdown.complete"})
+
+    # Tracing is decided here, once: requests of a gateway without it pass nothing of it.
+
+    def _make_admission(self) -> Admission:
+        parts = (time.monotonic, self._random, self._asleep)
+        if self._spans is None:
+            return Admission(*parts)
+        from quarterdeck.gateway.traced import TracedAdmission
+
+        return TracedAdmission(self._spans.tracer, *parts)
+
+    def _make_proxy(self, upstream: Upstream) -> Proxy:
+        parts = (self._settings, upstream, self._fleet, self._metrics, self._random)
+        if self._spans is None:
+            return Proxy(*parts)
+        from quarterdeck.gateway.traced import TracedProxy
+
+        return TracedProxy(self._spans.tracer, *parts)
+
+    def _make_inference(self, proxy: Proxy, mirror: Mirror) -> Inference:
+        parts = (
+            self._settings, proxy, self._admission, self._limits, mirror, self._metrics,
+            self._random, self._newest, self._ended,
+        )  # fmt: skip
+        if self._spans is None:
+            return Inference(*parts)
+        from quarterdeck.gateway.traced import TracedInference
+
+        return TracedInference(self._spans.tracer, *parts)
 
     def _apply(self, snapshot: GatewaySnapshot) -> None:
         self._directory = Directory.of(snapshot)

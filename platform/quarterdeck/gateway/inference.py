@@ -34,7 +34,7 @@ from quarterdeck.gateway.revisions import asked_revision
 from quarterdeck.gateway.route_request import engine_model
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.surface import Endpoint, guessed_tokens
-from quarterdeck.gateway.tracing import trace_of
+from quarterdeck.gateway.tracing import Trace, trace_of
 from quarterdeck.specs.common import PRIORITIES
 from quarterdeck.specs.gateway_snapshot import KeyDigest, ServiceRoute
 
@@ -145,7 +145,7 @@ class Inference:
         record.priority = _priority(fields.get(PRIORITY_HEADER))
         route = directory.service_of(key, model, fields, self._random)
         record.project, record.service = route.project, route.name
-        trace = trace_of(fields.get(b"traceparent"), self._random)
+        trace = self._trace(fields)
         record.trace_id = trace.trace_id
         record.stream = parsed.get("stream") is True
         name = engine_model(route, scope["headers"])
@@ -170,6 +170,9 @@ class Inference:
         with self._limits.hold(key, guessed, record) as limits:
             work = self._serve(directory, route, call, limits.marking(send))
             record.status = await while_there(work, scope, receive)
+
+    def _trace(self, fields: Mapping[bytes, bytes]) -> Trace:
+        return trace_of(fields.get(b"traceparent"), self._random)
 
     async def _serve(
         self, directory: Directory, route: ServiceRoute, call: Call, send: Send

@@ -68,7 +68,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class _Failure:
+class Failure:
     """A try that ended before its first byte: an error of ours, or the replica's own answer."""
 
     error: ApiError | None = None
@@ -100,7 +100,7 @@ class Proxy:
         """Answer a call; the status sent. Raises ApiError while nothing was sent yet, ClientGone
         when the client takes nothing any more."""
         tried: set[str] = set()
-        failure: _Failure | None = None
+        failure: Failure | None = None
         untried = route_request(route.routing, call.headers, call.asked)
         with self._fleet.request():
             while True:
@@ -137,7 +137,7 @@ class Proxy:
         return choice.chosen
 
     async def _give_up(
-        self, route: ServiceRoute, failure: _Failure | None, refusal: Refusal | None, send: Send
+        self, route: ServiceRoute, failure: Failure | None, refusal: Refusal | None, send: Send
     ) -> int:
         if failure is None:
             reason = refusal.message if refusal else "no replica"
@@ -152,7 +152,7 @@ class Proxy:
 
     async def _try(
         self, route: ServiceRoute, replica: ReplicaView, call: Call, send: Send
-    ) -> int | _Failure:
+    ) -> int | Failure:
         """The status sent, or the failure before anything was sent."""
         loop = asyncio.get_running_loop()
         deadline = min(call.until, call.began + min(self._settings.total_timeout, route.total))
@@ -182,7 +182,7 @@ class Proxy:
             failure = timed_out(f"the replica sent nothing for {loop.time() - call.began:.0f} s")
             if loop.time() >= deadline:
                 raise failure from None
-            return _Failure(failure)
+            return Failure(failure)
         except _Broken:
             return self._unreachable(route, replica)
         else:
@@ -207,9 +207,9 @@ class Proxy:
         """Whoever asked gave up before this replica answered."""
         self._fleet.record(run_id, "server_error")
 
-    def _unreachable(self, route: ServiceRoute, replica: ReplicaView) -> _Failure:
+    def _unreachable(self, route: ServiceRoute, replica: ReplicaView) -> Failure:
         self._fleet.record(replica.run_id, "unreachable")
-        return _Failure(
+        return Failure(
             unavailable(
                 f"a replica of service {route.name!r} broke off before it answered",
                 "replica_unreachable",
@@ -219,7 +219,7 @@ class Proxy:
 
     async def _refusal(
         self, replica: ReplicaView, call: Call, answer: Answer, until: float
-    ) -> _Failure:
+    ) -> Failure:
         body = bytearray()
         while len(body) <= _LARGEST_REFUSAL and (piece := await answer.read(until)):
             body += piece
@@ -228,7 +228,7 @@ class Proxy:
             call.record.overloaded.append(replica.run_id)
         self._fleet.record(replica.run_id, "answered" if overloaded else "server_error")
         headers = _headers_of(answer, replica)
-        return _Failure(None, answer.status, headers, bytes(body))
+        return Failure(None, answer.status, headers, bytes(body))
 
     async def _pass_on(
         self,

@@ -1,13 +1,21 @@
-"""W3C trace context: each request has a trace, its client's or one of its own."""
+"""W3C trace context: each request has a trace, its client's or one of its own; and whether spans
+of it are wanted."""
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quarterdeck.gateway.spans import Spans
 
 _PARENT = re.compile(r"^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
 _NOTHING = frozenset({"0" * 32, "0" * 16})
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,3 +41,42 @@ def trace_of(traceparent: bytes | None, random: Random) -> Trace:
     if found is None or _NOTHING & {found[1], found[2]}:
         return Trace(f"{random.getrandbits(128) or 1:032x}", span, "", "01")
     return Trace(found[1], span, found[2], found[3])
+
+
+def spans_from(environment: Mapping[str, str]) -> Spans | None:
+    """Where spans go by OpenTelemetry's variables; None where they name no endpoint.
+
+    What cannot be used is logged and means none: a gateway serves without its collector.
+    """
+    if not _wanted(environment):
+        return None
+    try:
+        from quarterdeck.gateway.spans import Spans
+
+        return Spans()
+    except ImportError:
+        _log.warning(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed: no spans are "
+            "written; pip install 'quarterdeck[tracing]'"
+        )
+    except Exception as error:
+        _log.error("OpenTelemetry: %s: no spans are written", error)
+    return None
+
+
+def _wanted(environment: Mapping[str, str]) -> bool:
+    def value(name: str) -> str:
+        return environment.get(name, "").strip().lower()
+
+    endpoint = value("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or value("OTEL_EXPORTER_OTLP_ENDPOINT")
+    off = value("OTEL_SDK_DISABLED") == "true" or value("OTEL_TRACES_EXPORTER") == "none"
+    if not endpoint or off:
+        return False
+    protocol = value("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or value("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if protocol not in ("", "http/protobuf"):
+        _log.warning(
+            "OTEL_EXPORTER_OTLP_PROTOCOL is %r: no spans are written; set it to http/protobuf",
+            protocol,
+        )
+        return False
+    return True
