@@ -19,11 +19,12 @@ MOST = 1000
 def hear_gateway(
     session: Session, name: str, seq: int, demand: dict[str, float]
 ) -> dict[str, dict[str, float]]:
-    """Note a gateway's report; the demand of every living gateway, this one among them."""
+    """Note a gateway's report, unless a later one of it came first; the demand of every living
+    gateway, this one among them."""
     values = {"name": name, "seq": seq, "demand": demand, "seen_at": database_now()}
     changes = {"seq": seq, "demand": demand, "seen_at": database_now()}
-    statement = insert_or_update(session, GatewayRow, values, ["name"], changes)
-    session.execute(statement)
+    later = GatewayRow.seq < seq
+    session.execute(insert_or_update(session, GatewayRow, values, ["name"], changes, later))
     session.execute(
         delete(GatewayRow)
         .where(GatewayRow.seen_at < database_now(-KEEP_S))

@@ -157,6 +157,8 @@ def test_gateways_share_the_limits_of_keys_by_demand(platform: Platform) -> None
     assert second["gateways"] == 2 and second["shares"][busy] == pytest.approx(0.14)
     first = tell("g1", 2, busy=900.0, idle=1.0)
     assert first["shares"] == {busy: pytest.approx(0.86), idle: pytest.approx(0.95)}
+    late = tell("g1", 1, busy=100.0)
+    assert late["shares"] == first["shares"], "what it said before is not news"
     with platform.database.write() as session:
         session.execute(
             update(GatewayRow).where(GatewayRow.name == "g1").values(seen_at=database_now(-11))
