@@ -37,6 +37,8 @@ class Load:
     live: int
     seed: int
     steps: int = 25
+    stops: float = 0.35
+    """The share of jobs that are suspended and resumed, or (three of seven) cancelled."""
     acknowledged: dict[str, str] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
     failure: BaseException | None = None
@@ -128,11 +130,11 @@ class Load:
         moment = self._random.choice(_MOMENTS)
         if self._random.random() < 0.5:
             first = float("inf")
-        if draw < 0.2:
+        if draw < self.stops * 4 / 7:
             self._wishes += [(first, "suspend", name), (first + second, "resume", name)]
-        elif draw < 0.35:
+        elif draw < self.stops:
             self._wishes.append((first, "cancel", name))
-        if draw < 0.35 and first == float("inf"):
+        if draw < self.stops and first == float("inf"):
             self._moments[name] = moment
 
     def _hasten(self, name: str, now: float) -> None:

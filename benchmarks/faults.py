@@ -262,6 +262,9 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=2.0, help="seconds between faults")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--live", type=int, default=3, help="jobs at once")
+    parser.add_argument(
+        "--stops", type=float, default=0.35, help="share of jobs that are suspended or cancelled"
+    )
     parser.add_argument("--kinds", help="comma-separated, instead of all")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--controllers", type=int, default=1)
@@ -291,7 +294,7 @@ def main() -> int:
 def run(
     platform: Installation, records: Path, options: argparse.Namespace, tell: Callable[[str], None]
 ) -> int:
-    load = Load(platform.connect, records, options.live, options.seed)
+    load = Load(platform.connect, records, options.live, options.seed, stops=options.stops)
     watcher = Watcher(
         platform.home, lambda: platform.connect(retry_seconds=0), platform.gateway_answers
     )
