@@ -51,8 +51,11 @@ class Admission:
                 del self._rooms[key]
 
     @asynccontextmanager
-    async def place(self, route: ServiceRoute, priority: int) -> AsyncIterator[float]:
-        """Hold one of the service's places; gives the seconds that it took to get it.
+    async def place(
+        self, route: ServiceRoute, priority: int, left: float = float("inf")
+    ) -> AsyncIterator[float]:
+        """Hold one of the service's places; gives the seconds that it took to get it. Whoever asks
+        has `left` seconds for it.
 
         Raises ApiError 429 when nobody more may wait, 503 when none came free in time.
         """
@@ -62,6 +65,7 @@ class Admission:
         if route.wakes and not able_replicas(route):
             self._asleep(route)
             longest = max(route.max_wake, longest)
+        longest = max(0.0, min(longest, left))
         answer = room.offer(priority, began + longest, self._random.random)
         if answer.evicted is not None:
             self._refuse(answer.evicted, route)

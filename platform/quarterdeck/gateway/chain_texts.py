@@ -6,14 +6,15 @@ A chain reads one question from a request: the text of the last user message, or
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from quarterdeck.gateway.errors import ApiError
 from quarterdeck.specs.chains import PLACEHOLDER
 from quarterdeck.specs.gateway_snapshot import RouteStep
+from quarterdeck.specs.log_policies import matcher
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 RERANK = "/v1/rerank"
@@ -125,9 +126,15 @@ def refuses(step: RouteStep, answer: Any) -> bool:
     if not isinstance(said, str) or not said.strip():
         raise Unreadable("answered without a verdict: no text in choices[0].message.content")
     said = said[:_VERDICT]
-    if re.search(step.refuse_when, said):
-        return True
-    return step.pass_when is not None and not re.search(step.pass_when, said)
+    try:
+        if _matches(step.refuse_when)(said):
+            return True
+        return step.pass_when is not None and not _matches(step.pass_when)(said)
+    except ValueError as error:
+        raise Unreadable(f"cannot be judged here: {error}") from None
+
+
+_matches = lru_cache(maxsize=1024)(matcher)
 
 
 # --- documents ---------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from quarterdeck.specs.common import PRIORITIES
 from quarterdeck.specs.gateway_snapshot import KeyDigest, ServiceRoute
 
 _LARGE_BODY = 256 * 2**10
+_NO_END = float("inf")
 PRIORITY_HEADER = b"x-quarterdeck-priority"
 _CANNOT = frozenset(
     {"no_ready_replica", "replica_unreachable", "too_many_waiting", "waited_too_long", "timeout",
@@ -199,7 +200,8 @@ class Inference:
         if route.chain:
             return await self._chains.serve(directory, route, call, send)
         record = call.record
-        async with self._admission.place(route, record.priority) as waited:
+        left = call.until - asyncio.get_running_loop().time() if call.inner else _NO_END
+        async with self._admission.place(route, record.priority, left) as waited:
             record.waited += waited
             # Its replicas may be others than when it began to wait.
             return await self._proxy.serve(self._newest(route), call, send)

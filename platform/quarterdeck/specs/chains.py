@@ -6,7 +6,6 @@ for it, rerankers choose among them, and the model answers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal, get_args
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter
 
 from quarterdeck.specs.base import Name, Spec
+from quarterdeck.specs.log_policies import matcher
 from quarterdeck.specs.units import Count, Seconds
 
 Role = Literal["guard", "retriever", "reranker", "model"]
@@ -28,11 +28,8 @@ TEMPLATE = (
 )
 
 
-def _regexp(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
+def _pattern(text: str) -> str:
+    matcher(text)
     return text
 
 
@@ -42,7 +39,8 @@ def _template(text: str) -> str:
     return text
 
 
-Regexp = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_regexp)]
+Pattern = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_pattern)]
+"""Of the linear kind: what a guard says must not be able to hold up a gateway."""
 Template = Annotated[str, Field(max_length=20_000), AfterValidator(_template)]
 Timeout = Annotated[Seconds, Field(gt=0, le=600)]
 OnFailure = Literal["fail", "skip"]
@@ -68,8 +66,8 @@ class GuardStep(Step):
     guard: Name
     looks_at: Literal["last_message", "conversation"] = "last_message"
     """What it is shown: the last user message, or all of users and assistants."""
-    refuse_when: Regexp = r"^\s*unsafe"
-    pass_when: Regexp | None = None
+    refuse_when: Pattern = r"^\s*unsafe"
+    pass_when: Pattern | None = None
     timeout: Timeout = 10.0
 
 

@@ -75,7 +75,7 @@ def publish(api: Any, kit: Any, engines: dict[str, Any], *steps: dict[str, Any])
 
 
 # A model of random weights says anything: whatever it says passes, or nothing does.
-PASSES = {"guard": "guard", "refuse_when": "(?!)"}
+PASSES = {"guard": "guard", "refuse_when": r"[^\s\S]"}
 REFUSES = {"guard": "guard", "refuse_when": "(?s)."}
 SEARCH = {"retriever": "search", "top": 4}
 RERANK = {"reranker": "rerank", "top": 1}

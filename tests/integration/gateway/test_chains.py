@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -415,6 +416,24 @@ def test_the_chains_total_bounds_its_model(ship: Ship, kit: Any) -> None:
     answer = ship.ask()
     assert (answer.status_code, code_of(answer)) == (504, "timeout")
     assert "step 2 (model) of chain 'support', service 'chat'" in answer.text
+
+
+def test_the_chains_total_bounds_the_wait_for_its_model(ship: Ship, kit: Any, api: Any) -> None:
+    ship.says["chat"] = [kit.HANG]
+    ship.sail(MODEL, total=0.5)
+    one = kit.route("chat", ship.replicas["chat"].endpoint())
+    chain = [RouteStep.model_validate(MODEL)]
+    support = kit.route("support").model_copy(update={"chain": chain, "total": 0.5})
+    api.publish(one.model_copy(update={"concurrency": 1}), support)
+    ship.gateway.wait_for("chat", "support")
+    with ship.gateway.client(timeout=60) as client, ThreadPoolExecutor(1) as pool:
+        held = pool.submit(client.post, "/v1/chat/completions", json={**ASKED, "model": "chat"})
+        kit.wait_until(lambda: len(ship.asked("chat")) == 1, "not held")
+        answer = ship.ask()
+        assert (answer.status_code, code_of(answer)) == (503, "waited_too_long")
+        assert "step 1 (model)" in answer.text
+        ship.replicas["chat"].close()
+        assert held.result(60).status_code == 503
 
 
 def test_an_answer_that_breaks_off_is_told_in_the_line(

@@ -72,6 +72,7 @@ def test_a_guard_is_shown_what_is_no_text_too() -> None:
         ("I cannot say", {"pass_when": r"^\s*safe"}, True),
         ("safe", {"pass_when": r"^\s*safe"}, False),
         ("unsafe", {"pass_when": "safe"}, True),
+        ("a" * 900 + "b", {"refuse_when": "(a+)+$"}, False),
     ],
 )
 def test_verdicts(answer: str, settings: dict[str, Any], refused: bool) -> None:
@@ -83,6 +84,11 @@ def test_verdicts(answer: str, settings: dict[str, Any], refused: bool) -> None:
 def test_no_verdict_is_no_pass(answer: Any) -> None:
     with pytest.raises(Unreadable):
         refuses(step("guard", refuse_when="unsafe"), answer)
+
+
+def test_a_pattern_that_a_gateway_does_not_know_is_no_pass() -> None:
+    with pytest.raises(Unreadable, match="cannot be judged here"):
+        refuses(step("guard", refuse_when="(?=newer)"), said("safe"))
 
 
 def test_what_was_found_is_bounded_and_empty_texts_are_left_out() -> None:
