@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 
 from quarterdeck.artifacts import ArtifactStore, Corrupt, DiskFull, UnsafePath
 from quarterdeck.artifacts.digests import file_digest
-from quarterdeck.specs.protocol import FileEntry
+from quarterdeck.specs.protocol import FileEntry, ResolvedAsset
 from quarterdeck_workers.engine import model_cache
 from quarterdeck_workers.engine.model_cache import Stopped, copy_folder, open_lock, unfinished, warm
+from quarterdeck_workers.engine.model_files import local_folder
+from quarterdeck_workers.engine.start_progress import StartProgress
 from tests.weights_server import WeightsServer
 
 BIG = 12 * 2**20
@@ -142,6 +145,36 @@ def test_unused_copies_make_room_and_used_ones_do_not(
     assert sorted(folder.name for folder in cache.iterdir() if folder.is_dir()) == sorted(
         ["used", copy_folder(tmp_path, DIGEST).name]
     )
+
+
+def test_a_replica_waits_for_a_copy_in_the_making_and_tells_how_far_it_is(tmp_path: Path) -> None:
+    store = ArtifactStore("memory://models/waited")
+    store.put_bytes(b"x" * 100, "model.safetensors")
+    asset = ResolvedAsset(kind="model", name="m", version=1, digest=DIGEST, uri=store.uri)
+    copy = copy_folder(tmp_path, DIGEST)
+    making = open_lock(copy)
+    fcntl.flock(making, fcntl.LOCK_EX)
+    unfinished(copy).mkdir()
+    (unfinished(copy) / "model.safetensors").write_bytes(b"x" * 40)
+    said: list[str] = []
+    progress = StartProgress(said.append, time.monotonic)
+    answers: list[Path] = []
+    replica = threading.Thread(
+        target=lambda: answers.append(
+            local_folder(asset, {}, tmp_path / "work" / "run-1", progress)
+        )
+    )
+    replica.start()
+    deadline = time.monotonic() + 30
+    while not any("0.0/0.0 GiB" in words for words in said):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.05)
+    assert progress.bytes_done == 40
+    unfinished(copy).rename(copy)
+    os.close(making)
+    replica.join(30)
+    assert answers == [copy]
+    assert (copy / "model.safetensors").stat().st_size == 40  # not fetched again
 
 
 def test_two_that_want_the_same_copy_fetch_it_once(server: WeightsServer, tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ from quarterdeck.specs.protocol import (
     RunSighting,
     RunToKill,
     RunToStart,
+    WeightsOrder,
 )
+from quarterdeck.specs.warming import WarmReport, WeightsToWarm
 
 API = "/api/v1"
 
@@ -46,10 +48,13 @@ class Recorder:
         self.beats: dict[str, list[RunBeat]] = {}
         self.replies: dict[str, BeatReply] = {}
         self.stale: set[str] = set()
+        self.warm: list[WeightsToWarm] = []
+        self.weights: dict[str, WeightsOrder] = {}
         self._lock = threading.Lock()
         routes = [
             Route(f"{API}/agents/{{cluster}}/beat", self._agent_beat, methods=["POST"]),
             Route(f"{API}/agents/{{cluster}}/work", self._work, methods=["GET"]),
+            Route(f"{API}/agents/{{cluster}}/weights/{{asset}}", self._weights, methods=["GET"]),
             Route(f"{API}/clusters/{{cluster}}/join", self._join, methods=["POST"]),
             Route(f"{API}/runs/{{run}}/claim", self._claim, methods=["POST"]),
             Route(f"{API}/runs/{{run}}/beat", self._beat, methods=["POST"]),
@@ -170,6 +175,12 @@ class Recorder:
         seen: list[RunSighting] = self.agent_beats[-1].runs if self.agent_beats else []
         return next((each.state for each in seen if each.run_id == run_id), "")
 
+    def warmed(self, asset: str, node: str, asked: int = 1) -> WarmReport | None:
+        """What the agent's newest beat says of weights that are fetched ahead."""
+        told: list[WarmReport] = self.agent_beats[-1].warmed if self.agent_beats else []
+        key = (asset, node, asked)
+        return next((x for x in told if (x.asset_id, x.node_id, x.asked) == key), None)
+
     # --- answers ---------------------------------------------------------------------------
 
     def _agent_work(self) -> AgentWork:
@@ -183,6 +194,7 @@ class Recorder:
                 for run, epoch in self.killing.items()
             ],
             watch=[RunToStart(run_id=run, epoch=1) for run in self.claimed],
+            warm=self.warm,
         )  # fmt: skip
 
     async def _agent_beat(self, request: Request) -> Response:
@@ -204,6 +216,10 @@ class Recorder:
                 break
             await asyncio.sleep(0.05)
         return _answer(self._agent_work())
+
+    async def _weights(self, request: Request) -> Response:
+        order = self.weights.get(request.path_params["asset"])
+        return _problem(404, "not_found") if order is None else _answer(order)
 
     async def _join(self, request: Request) -> Response:
         if not self.agent_beats:

@@ -60,6 +60,16 @@ def unfinished(target: Path) -> Path:
     return Path(f"{target}{_PART}")
 
 
+def locked(lock: int, how: int) -> bool:
+    """Whether the lock was free for `fcntl.LOCK_SH` or `LOCK_EX`, and is now held so; where it was
+    not, what was held of it before is given up."""
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def make_room(
     cache: Path, wanted: int, usage: Callable[[Path], Usage] = shutil.disk_usage
 ) -> list[str]:
@@ -110,10 +120,10 @@ def warm(
     lock = open_lock(target)
     try:
         while not stopped():
-            if _locked(lock, fcntl.LOCK_SH) and target.is_dir():
+            if locked(lock, fcntl.LOCK_SH) and target.is_dir():
                 os.utime(target)  # when it was last wanted
                 return True
-            if _locked(lock, fcntl.LOCK_EX):
+            if locked(lock, fcntl.LOCK_EX):
                 if not target.is_dir():
                     _make(store, files, target, tell, stopped, usage)
                     return False
@@ -218,14 +228,6 @@ def _alone(folder: Path) -> Iterator[bool]:
     """Whether nobody else holds the copy, as long as the block runs."""
     lock = open_lock(folder.with_name(folder.name.removesuffix(_PART)))
     try:
-        yield _locked(lock, fcntl.LOCK_EX)
+        yield locked(lock, fcntl.LOCK_EX)
     finally:
         os.close(lock)
-
-
-def _locked(lock: int, how: int) -> bool:
-    try:
-        fcntl.flock(lock, how | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from quarterdeck.specs.warming import WEIGHTS, can_be_cached
 from quarterdeck_workers.engine.model_cache import (
     bytes_below,
     copy_folder,
+    locked,
     make_room,
     open_lock,
     unfinished,
@@ -45,19 +47,23 @@ def local_folder(
         return _fetch(store, workdir / "model", progress)
     target = copy_folder(workdir.parent.parent, asset.digest)
     lock = open_lock(target)
+    part, total = unfinished(target), 0
     while True:
         # Shared as long as this process lives, so that nobody makes room of what it reads.
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        if target.is_dir():
+        if locked(lock, fcntl.LOCK_SH) and target.is_dir():
             os.utime(target)  # when it was last wanted
             return target
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of two replicas one fetches, the other waits
-        if not target.is_dir():
-            part = unfinished(target)
-            shutil.rmtree(part, ignore_errors=True)
-            make_room(target.parent, sum(store.sizes().values()))
-            _fetch(store, part, progress)
-            part.rename(target)
+        if locked(lock, fcntl.LOCK_EX):
+            if not target.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+                make_room(target.parent, sum(store.sizes().values()))
+                _fetch(store, part, progress)
+                part.rename(target)
+            continue
+        # Another replica, or `models warm`, makes the same copy.
+        total = total or sum(store.sizes().values())
+        progress.bytes("fetch", bytes_below(part), total)
+        time.sleep(_LOOK_SECONDS)
 
 
 def bring_ahead(
