@@ -7,6 +7,7 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.store import fleet_queries, goodput, job_queries, service_queries
 from quarterdeck.store.sessions import Database
 
@@ -65,6 +66,8 @@ class Monitoring:
         for cluster, capacity in clusters.items():
             self.slots.labels(cluster, "free").set(capacity.free)
             self.slots.labels(cluster, "all").set(capacity.slots)
+            self.slots.labels(cluster, "shared").set(capacity.shared)
+            self.slots.labels(cluster, "shared_free").set(capacity.parts_free / WHOLE)
         self.rank_seconds.clear()
         for cluster, seconds in accounts.items():
             for account, value in seconds.model_dump().items():

@@ -12,7 +12,7 @@ from quarterdeck.specs import resources as r
 from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.base import Message
 from quarterdeck.store.asset_queries import Lineage
-from quarterdeck.store.dead_nodes import Held, Part
+from quarterdeck.store.dead_nodes import Held, Part, left_of
 from quarterdeck.store.fleet_queries import Capacity
 from quarterdeck.store.job_queries import JobSums
 from quarterdeck.store.tables import (
@@ -144,6 +144,8 @@ def cluster_view(row: ClusterRow, capacity: Capacity) -> r.Cluster:
             **_columns(row, r.Cluster),
             "slots": capacity.slots,
             "slots_free": capacity.free if row.phase == "connected" else 0,
+            "slots_shared": capacity.shared,
+            "shared_free": capacity.parts_free / WHOLE if row.phase == "connected" else 0.0,
             "nodes": capacity.nodes,
         }
     )
@@ -169,8 +171,7 @@ def _shared_slot(number: int, parts: Sequence[Part]) -> r.SharedSlot:
     holders = [
         r.SlotHolder(run_id=one.run_id, owner=one.owner, share=one.share / WHOLE) for one in parts
     ]
-    left = WHOLE - sum(one.share for one in parts)
-    return r.SharedSlot(number=number, free=max(left, 0) / WHOLE, holders=holders)
+    return r.SharedSlot(number=number, free=max(left_of(parts), 0) / WHOLE, holders=holders)
 
 
 def key_view(row: KeyRow) -> r.Key:

@@ -28,6 +28,7 @@ def clusters(output: Output = "table") -> None:
         Column("PHASE", lambda cluster: cluster.phase),
         Column("NODES", lambda cluster: cluster.nodes),
         Column("FREE/SLOTS", lambda cluster: f"{cluster.slots_free}/{cluster.slots}"),
+        Column("SHARED", _shared_of_cluster),
         Column("LAST-BEAT", lambda cluster: age(cluster.last_beat_at)),
         Column("ADDRESS", lambda cluster: cluster.address, wide=True),
         Column("AGENT", lambda cluster: cluster.agent_id, wide=True),
@@ -138,6 +139,11 @@ def _quarantine(node: Node) -> str:
     return f"{sum(run.slots for run in runs):g} slots by " + ", ".join(
         f"{run.owner} run {run.epoch}" for run in runs
     )
+
+
+def _shared_of_cluster(cluster: Cluster) -> str:
+    shared = cluster.slots_shared
+    return f"{shared}, {cluster.shared_free:g} free" if shared else ""
 
 
 def _shared(node: Node) -> str:

@@ -225,6 +225,11 @@ class Cluster(Message):
     phase: Literal["connected", "silent"]
     slots: int
     slots_free: int
+    """Whole ones."""
+    slots_shared: int = 0
+    """Slots of which replicas hold parts."""
+    shared_free: float = 0.0
+    """What is left of those, in slots."""
     nodes: int
     agent_id: str | None = None
     address: str = ""

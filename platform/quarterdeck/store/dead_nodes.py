@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -49,6 +49,16 @@ class Held:
     slots: int = 0
     shared: dict[int, list[Part]] = field(default_factory=dict)
     quarantined: list[QuarantinedRun] = field(default_factory=list)
+
+    @property
+    def parts_free(self) -> int:
+        """Thousandths of the shared slots that nobody holds."""
+        return sum(max(0, left_of(parts)) for parts in self.shared.values())
+
+
+def left_of(parts: Iterable[Part]) -> int:
+    """Thousandths of a shared slot beside these parts."""
+    return WHOLE - sum(part.share for part in parts)
 
 
 def held_by_node(session: Session) -> Mapping[str, Held]:

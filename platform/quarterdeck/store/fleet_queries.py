@@ -23,6 +23,10 @@ class Capacity:
     nodes: int = 0
     slots: int = 0
     free: int = 0
+    shared: int = 0
+    """Slots of which replicas hold parts."""
+    parts_free: int = 0
+    """Thousandths of slots that are left of those."""
 
 
 def list_clusters(
@@ -82,8 +86,14 @@ def capacity_by_cluster(session: Session) -> Mapping[str, Capacity]:
     for node in session.scalars(select(NodeRow).where(NodeRow.phase == "alive")):
         known = found.get(node.cluster, Capacity())
         open_ = not (node.cordoned or node.quarantined)
-        free = max(0, node.slots - held.get(node.id, Held()).slots) if open_ else 0
-        found[node.cluster] = Capacity(known.nodes + 1, known.slots + node.slots, known.free + free)
+        used = held.get(node.id, Held())
+        found[node.cluster] = Capacity(
+            nodes=known.nodes + 1,
+            slots=known.slots + node.slots,
+            free=known.free + (max(0, node.slots - used.slots) if open_ else 0),
+            shared=known.shared + len(used.shared),
+            parts_free=known.parts_free + (used.parts_free if open_ else 0),
+        )
     return found
 
 

@@ -327,7 +327,8 @@ class Gang:
         for actor in self._actors.values():
             ray.kill(actor)
         if self._shared is not None:
-            await asyncio.to_thread(self._shared.leave)
+            with suppress(RayError, RuntimeError):  # the agent then does it
+                await asyncio.to_thread(self._shared.leave)
         elif self._group is not None:
             await asyncio.to_thread(remove_placement_group, self._group)
 

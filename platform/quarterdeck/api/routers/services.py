@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from quarterdeck.api.auth import Caller, Operator, ProjectQuery, Viewer
 from quarterdeck.api.documents import read_documents, refuse
 from quarterdeck.api.examples import SERVICE
+from quarterdeck.api.fitting import read_fleet
 from quarterdeck.api.parameters import Cursor, Identity, IfMatch, Limit, check_etag, etag
 from quarterdeck.api.problems import ProblemError, documented
 from quarterdeck.api.resolution import Resolver
 from quarterdeck.api.rollouts import revision_view
+from quarterdeck.api.share_fit import check_shares
 from quarterdeck.api.state import State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.api.submission import change_service
@@ -98,7 +100,7 @@ def get_service(
     response_model=r.Service,
     responses=documented(
         "key_unknown", "access_denied", "not_found", "service_stopped", "stale_etag",
-        "invalid_document", "etag_required",
+        "invalid_document", "does_not_fit", "etag_required",
     ),
 )  # fmt: skip
 def put_service(
@@ -126,6 +128,7 @@ def put_service(
         resolved = Resolver(session, {}, {}).resolve(one)
         if resolved.errors:
             raise refuse(resolved.errors)
+        check_shares(session, [one], read_fleet(session))
         change_service(session, row, one, actor=caller.actor)
         response.headers["ETag"] = etag(row.version)
         return show(session, row)
