@@ -70,7 +70,9 @@ def test_replicas_of_several_services_share_a_slot_and_a_job_gets_the_other(
     small: Any, make: Any
 ) -> None:
     small.deploy(service("a", "40%", replicas=2))
+    settle(small)
     small.deploy(service("b", "20%"))
+    settle(small)
     job = small.submit(make["command"]("j"))
     second = small.submit(make["command"]("j2"))
     settle(small)
