@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 
 from quarterdeck.artifacts import ArtifactStore, Corrupt, DiskFull, UnsafePath
 from quarterdeck.artifacts.digests import file_digest
@@ -85,6 +87,28 @@ def test_an_interrupted_copy_goes_on_where_it_was(server: WeightsServer, tmp_pat
     found, told = bring(server, tmp_path)
     assert not found and told[-1] == BIG + 2
     assert server.sent < BIG * 2 // 3  # what was there was not asked for again
+
+
+def test_an_interrupted_copy_of_s3_goes_on(server: WeightsServer, tmp_path: Path) -> None:
+    s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    s3.start()
+    host, port = s3.get_host_and_port()
+    place = {"endpoint_url": f"http://{host}:{port}", "region_name": "us-east-1"}
+    options = {"key": "testing", "secret": "testing", "client_kwargs": place}
+    fsspec.filesystem("s3", **options).mkdir("weights", region_name="us-east-2")
+    store = ArtifactStore("s3://weights/m", options)
+    files = store.put_folder(server.folder)
+    told: list[int] = []
+    copy = copy_folder(tmp_path, DIGEST)
+    try:
+        with pytest.raises(Stopped):
+            warm(store, files, copy, told.append, lambda: bool(told) and told[-1] > BIG // 2)
+        there = (unfinished(copy) / "model.safetensors").stat().st_size
+        assert BIG // 3 < there < BIG
+        assert not warm(store, files, copy, told.append, lambda: False)
+    finally:
+        s3.stop()
+    assert file_digest(copy / "model.safetensors") == files[1].sha256
 
 
 def test_what_was_left_of_another_content_is_fetched_anew(
