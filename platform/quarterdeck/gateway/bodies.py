@@ -6,10 +6,14 @@ count: small pieces of JSON become Python objects of many times their size.
 
 from __future__ import annotations
 
+import asyncio
+import json
 from types import TracebackType
+from typing import Any
 
-from quarterdeck.gateway.errors import unavailable
+from quarterdeck.gateway.errors import ApiError, unavailable
 
+_LARGE = 256 * 2**10
 _OBJECT_BYTES = 64
 """About what an empty list, a float or a short text takes, with its place in a list."""
 
@@ -68,3 +72,29 @@ def parsed_size(body: bytes) -> int:
     """About how many bytes a JSON text takes once it is parsed; rather more than less."""
     objects = body.count(b",") + body.count(b"[") + body.count(b"{")
     return len(body) + _OBJECT_BYTES * objects
+
+
+async def loads(body: bytes, one_large: asyncio.Lock) -> Any:
+    """The content of a JSON text. Raises ValueError, RecursionError."""
+    if len(body) <= _LARGE:
+        return _loads(body)
+    # Many at once would take turns with the event loop, and leave it one turn in many.
+    async with one_large:
+        return await asyncio.to_thread(_loads, body)
+
+
+def _loads(body: bytes) -> Any:
+    return json.loads(body.decode())  # bytes might be taken for UTF-16, which no engine reads
+
+
+def dumps(content: Any) -> bytes:
+    """The JSON text of what was read from one. Raises ApiError 400."""
+    try:
+        return json.dumps(content).encode()
+    except RecursionError:  # it was read with more stack left than here
+        raise too_deep() from None
+
+
+def too_deep() -> ApiError:
+    """400: nested too deeply."""
+    return ApiError(400, "the body is JSON that is nested too deeply")

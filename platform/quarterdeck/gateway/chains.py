@@ -4,7 +4,6 @@ other, with their own places, replicas and retries; the last one's answer goes t
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +12,7 @@ from quarterdeck.gateway import chain_texts as texts
 from quarterdeck.gateway import explain
 from quarterdeck.gateway.access_log import Outcome, Record, Step
 from quarterdeck.gateway.asgi import Message, Send
+from quarterdeck.gateway.bodies import BodyMemory, Held, dumps, loads, parsed_size
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError, timed_out, unavailable
 from quarterdeck.gateway.metrics import GatewayMetrics
@@ -42,6 +42,7 @@ class _Way:
     send: Send
     question: texts.Question
     until: float
+    held: Held
     documents: list[texts.Document] = field(default_factory=list)
 
 
@@ -50,11 +51,18 @@ class Chains:
     that a step gave up."""
 
     def __init__(
-        self, serve: Serve, overdue: Callable[[str], None], metrics: GatewayMetrics
+        self,
+        serve: Serve,
+        overdue: Callable[[str], None],
+        metrics: GatewayMetrics,
+        bodies: BodyMemory,
+        one_large: asyncio.Lock,
     ) -> None:
         self._serve = serve
         self._overdue = overdue
         self._metrics = metrics
+        self._bodies = bodies
+        self._one_large = one_large
 
     async def serve(self, directory: Directory, chain: ServiceRoute, call: Call, send: Send) -> int:
         """Answer a call for a chain; the status sent. Raises ApiError while nothing was sent yet,
@@ -67,7 +75,12 @@ class Chains:
                 param="model",
             )
         question = texts.question_of(call.path, call.asked)
-        way = _Way(directory, chain, call, send, question, call.began + chain.total)
+        with self._bodies.hold() as held:
+            until = call.began + chain.total
+            return await self._go(_Way(directory, chain, call, send, question, until, held))
+
+    async def _go(self, way: _Way) -> int:
+        chain = way.chain
         for number, route_step in enumerate(chain.chain, 1):
             step = self._begin(way, route_step)
             began = asyncio.get_running_loop().time()
@@ -82,6 +95,8 @@ class Chains:
                     step.record.status = failure.status
                 skips = route_step.on_failure == "skip" and route_step.role in _MAY_SKIP
                 step.outcome = "skipped" if skips else "failed"
+                if failure.status == 400:  # the client's own: nothing here makes such a status
+                    raise
                 if not skips:
                     raise _naming(failure, number, route_step, chain) from error
             finally:
@@ -113,6 +128,7 @@ class Chains:
             body = texts.search_body(route_step, question)
             path = texts.search_path(route_step)
             new = texts.found(route_step, await self._ask(way, route_step, step, path, body))
+            way.held.grow(sum(len(document.text) for document in new), complete=True)
             step.documents = len(new)
             way.documents += new
             return "answered"
@@ -135,7 +151,7 @@ class Chains:
         call = Call(
             path=path,
             headers=_headers_for_step(way.call),
-            body=json.dumps(body).encode(),
+            body=dumps(body),
             stream=False,
             record=record,
             began=now,
@@ -144,18 +160,19 @@ class Chains:
             explain=way.call.explain,
             inner=True,
         )
-        answer = _Collected()
         route = _service(way, route_step)
         try:
             async with asyncio.timeout_at(min(now + route_step.timeout, way.until)):
-                record.status = await self._serve(way.directory, route, call, answer.send)
+                with self._bodies.hold() as held:
+                    answer = _Collected(held)
+                    record.status = await self._serve(way.directory, route, call, answer.send)
+                    return await answer.content(self._one_large)
         except TimeoutError:
             if record.replica and record.first_byte is None:
                 self._overdue(record.replica)
             raise
         finally:
             way.call.record.waited += record.waited
-        return answer.content()
 
     async def _answer(self, way: _Way, route_step: RouteStep, step: Step) -> int:
         """The last step, whose answer is passed on as it is."""
@@ -166,8 +183,10 @@ class Chains:
         step.documents = len(way.documents) or None
         record.stream = call.stream
         loop = asyncio.get_running_loop()
+        body = dumps(asked)
+        way.held.grow(len(body), complete=True)
         last = replace(
-            call, body=json.dumps(asked).encode(), asked=asked, record=record, began=loop.time(),
+            call, body=body, asked=asked, record=record, began=loop.time(),
             until=way.until, inner=True,
         )  # fmt: skip
         try:
@@ -186,7 +205,8 @@ _MAY_SKIP = frozenset({"retriever", "reranker"})
 class _Collected:
     """An answer that is read here instead of being sent on."""
 
-    def __init__(self) -> None:
+    def __init__(self, held: Held) -> None:
+        self._held = held
         self._status = 0
         self._body = bytearray()
 
@@ -195,17 +215,21 @@ class _Collected:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             return
-        self._body += message.get("body", b"")
+        piece = message.get("body", b"")
+        self._held.grow(len(piece), complete=True)
+        self._body += piece
         if len(self._body) > _LARGEST_ANSWER:
             raise ApiError(
                 502, f"its answer is larger than {_LARGEST_ANSWER} bytes: let it find less",
                 code="answer_too_large", type_="server_error",
             )  # fmt: skip
 
-    def content(self) -> Any:
+    async def content(self, one_large: asyncio.Lock) -> Any:
         """The JSON of an answer of 200. Raises ApiError, Unreadable."""
+        body = bytes(self._body)
+        self._held.grow(parsed_size(body), complete=True)
         try:
-            content = json.loads(self._body)
+            content = await loads(body, one_large)
         except (ValueError, RecursionError):
             content = None
         if self._status != 200:

@@ -7,7 +7,6 @@ service → what it cost. All refusals come before the first byte of an answer.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
@@ -21,7 +20,7 @@ from quarterdeck.gateway.asgi import (
     Send,
     read_body,
 )
-from quarterdeck.gateway.bodies import BodyMemory, Held, parsed_size
+from quarterdeck.gateway.bodies import BodyMemory, Held, dumps, loads, parsed_size, too_deep
 from quarterdeck.gateway.chains import STEP_FAILED, Chains
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError, unavailable
@@ -38,7 +37,6 @@ from quarterdeck.gateway.tracing import Trace, trace_of
 from quarterdeck.specs.common import PRIORITIES
 from quarterdeck.specs.gateway_snapshot import KeyDigest, ServiceRoute
 
-_LARGE_BODY = 256 * 2**10
 _NO_END = float("inf")
 PRIORITY_HEADER = b"x-quarterdeck-priority"
 _CANNOT = frozenset(
@@ -73,10 +71,10 @@ class Inference:
         self._random = random
         self._newest = newest
         self._log = log
-        self._chains = Chains(self._serve, proxy.overdue, metrics)
         self._in_flight = 0
         self._bodies = BodyMemory(settings.max_bodies)
         self._one_large = asyncio.Lock()
+        self._chains = Chains(self._serve, proxy.overdue, metrics, self._bodies, self._one_large)
 
     async def answer(
         self,
@@ -209,18 +207,13 @@ class Inference:
 
 async def _parse(body: bytes, one_large: asyncio.Lock) -> dict[str, Any]:
     try:
-        if len(body) > _LARGE_BODY:
-            # Many at once would take turns with the event loop, and leave it one turn in many.
-            async with one_large:
-                parsed = await asyncio.to_thread(_loads, body)
-        else:
-            parsed = _loads(body)
+        parsed = await loads(body, one_large)
     except UnicodeDecodeError as error:
         raise ApiError(
             400, f"the body is not UTF-8 at byte {error.start}: send JSON as UTF-8"
         ) from None
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {error}") from None
     if not isinstance(parsed, dict):
@@ -228,20 +221,9 @@ async def _parse(body: bytes, one_large: asyncio.Lock) -> dict[str, Any]:
     return parsed
 
 
-def _loads(body: bytes) -> Any:
-    return json.loads(body.decode())  # bytes might be taken for UTF-16, which no engine reads
-
-
 def _renamed(parsed: Mapping[str, Any], name: str) -> bytes:
     """What names no model (a search) names none at another service either."""
-    try:
-        return json.dumps({**parsed, "model": name} if "model" in parsed else parsed).encode()
-    except RecursionError:  # it was read with more stack left than here
-        raise _too_deep() from None
-
-
-def _too_deep() -> ApiError:
-    return ApiError(400, "the body is JSON that is nested too deeply")
+    return dumps({**parsed, "model": name} if "model" in parsed else parsed)
 
 
 def _priority(value: bytes | None) -> int:

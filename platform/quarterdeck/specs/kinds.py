@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from quarterdeck.specs.accelerator_share import ReplicaResources
 from quarterdeck.specs.architecture import Architecture
@@ -194,6 +194,10 @@ _OF_CHAINS = frozenset(
 
 class ServiceSpec(EngineFields, Resource):
     """An inference endpoint behind one name: replicas of one model, or a chain of services."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["model"]}, {"required": ["chain"]}]}
+    )
 
     kind: Literal["service"]
     model: ReferenceText | None = None

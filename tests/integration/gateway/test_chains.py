@@ -247,6 +247,20 @@ def test_huge_documents_are_cut(ship: Ship, kit: Any) -> None:
     assert len(asked["messages"][0]["content"]) == 5000
 
 
+def test_answers_count_in_the_memory_for_bodies(ship: Ship, gateways: Any, kit: Any) -> None:
+    ship.says["search"] = [kit.whole(found(*["a" * 2**20] * 3))]
+    ship.sail(SEARCH, MODEL)
+    assert ship.ask().status_code == 200
+    ship.gateway = gateways(max_bodies=4 * 2**20)
+    ship.sail(SEARCH, MODEL)
+    answer = ship.ask()
+    assert (answer.status_code, code_of(answer)) == (503, "gateway_overloaded")
+    assert answer.json()["error"]["message"].startswith("step 1 (retriever) of chain 'support'")
+    ship.says["search"] = [kit.whole(found(*DOCUMENTS))]
+    for _ in range(3):
+        assert ship.ask().status_code == 200, "it was given back"
+
+
 def test_the_model_down_is_named_and_the_chains_fallback_answers(ship: Ship, kit: Any) -> None:
     ship.sail(GUARD, MODEL, without="chat")
     answer = ship.ask()
