@@ -11,6 +11,7 @@ from quarterdeck.lifecycle.chains import StepFacts
 from quarterdeck.specs import resources as r
 from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.base import Message
+from quarterdeck.specs.node_facts import NodeFault, SharedSlot, SlotHolder
 from quarterdeck.store.asset_queries import Lineage
 from quarterdeck.store.dead_nodes import Held, Part, left_of
 from quarterdeck.store.fleet_queries import Capacity
@@ -162,16 +163,16 @@ def node_view(row: NodeRow, held: Held | None, faults: Sequence[NodeFaultRow] = 
             "slots_free": free,
             "shared_slots": [_shared_slot(*one) for one in sorted(held.shared.items())],
             "quarantined_runs": [asdict(run) for run in held.quarantined],
-            "faults": [_columns(fault, r.NodeFault) for fault in faults[:20]],
+            "faults": [_columns(fault, NodeFault) for fault in faults[:20]],
         }
     )
 
 
-def _shared_slot(number: int, parts: Sequence[Part]) -> r.SharedSlot:
+def _shared_slot(number: int, parts: Sequence[Part]) -> SharedSlot:
     holders = [
-        r.SlotHolder(run_id=one.run_id, owner=one.owner, share=one.share / WHOLE) for one in parts
+        SlotHolder(run_id=one.run_id, owner=one.owner, share=one.share / WHOLE) for one in parts
     ]
-    return r.SharedSlot(number=number, free=max(left_of(parts), 0) / WHOLE, holders=holders)
+    return SharedSlot(number=number, free=max(left_of(parts), 0) / WHOLE, holders=holders)
 
 
 def key_view(row: KeyRow) -> r.Key:

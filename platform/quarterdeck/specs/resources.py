@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from quarterdeck.specs.base import Message
 from quarterdeck.specs.log_policies import LogPolicy, OrderedPolicy
+from quarterdeck.specs.node_facts import ConfirmedDeath, NodeFault, QuarantinedRun, SharedSlot
 from quarterdeck.specs.protocol import (
     CheckpointManifest,
     Failure,
@@ -236,55 +237,6 @@ class Cluster(Message):
     endpoints_reachable: bool = True
     versions: dict[str, str] = {}
     last_beat_at: datetime | None = None
-
-
-class QuarantinedRun(Message):
-    """A run that was given up while nobody knew whether it lives: it holds these slots until its
-    agent sees it dead or somebody confirms the death of its machines."""
-
-    run_id: str
-    owner: str
-    """`job/NAME` or `service/NAME`."""
-    epoch: int
-    slots: float
-    """A replica may hold but a part of one."""
-    since: datetime | None = None
-
-
-class SlotHolder(Message):
-    """A replica and the part of a shared slot that it holds, 0 to 1."""
-
-    run_id: str
-    owner: str
-    """`service/NAME`."""
-    share: float
-
-
-class SharedSlot(Message):
-    """A slot of which replicas hold parts: nothing else runs there."""
-
-    number: int
-    """Of this machine's shared slots; it names no device."""
-    free: float
-    """The part that nothing holds, 0 to 1."""
-    holders: list[SlotHolder] = []
-
-
-class ConfirmedDeath(Message):
-    by: str
-    reason: str
-    at: datetime
-
-
-class NodeFault(Message):
-    """An attempt that the machine failed, by a log policy or by its own failure."""
-
-    owner_name: str
-    epoch: int
-    rank: int | None = None
-    policy: str
-    message: str
-    at: datetime
 
 
 class LogPolicies(Message):
