@@ -20,7 +20,8 @@ def wrong_steps(
     spec = document.parsed
     if not isinstance(spec, ServiceSpec):
         return
-    live = live_services(session, spec.project)
+    steps = spec.chain or ()
+    live = live_services(session, spec.project, {spec.name, *(step.service for step in steps)})
     before = live.get(spec.name)
     if before is not None and bool(before.spec.get("chain")) is not bool(spec.chain):
         was, is_ = ("a chain", "a model") if before.spec.get("chain") else ("a model", "a chain")
@@ -33,10 +34,10 @@ def wrong_steps(
     for (project, name), other in documents.items():
         if project == spec.project and isinstance(other.parsed, ServiceSpec):
             chains[name] = bool(other.parsed.chain)
-    for place, step in enumerate(spec.chain or ()):
+    for place, step in enumerate(steps):
         path = f"chain[{place}].{step.role}"
         if step.service not in chains:
-            known = [name for name, chain in chains.items() if not chain]
+            known = {*live_services(session, spec.project), *chains} - {spec.name}
             yield document.problem(
                 path,
                 f"service {step.service!r} does not exist: {did_you_mean(step.service, known)}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -36,11 +36,15 @@ def get_service(session: Session, identity: str, project: str, *, lock: bool = F
     raise NotFound("service", identity)
 
 
-def live_services(session: Session, project: str) -> Mapping[str, ServiceRow]:
-    """Services of the project that are not being removed, by name."""
+def live_services(
+    session: Session, project: str, names: Collection[str] | None = None
+) -> Mapping[str, ServiceRow]:
+    """Services of the project that are not being removed, by name; of `names` alone where given."""
     query = select(ServiceRow).where(
         ServiceRow.project == project, ServiceRow.phase != "stopped", ServiceRow.desired == "run"
     )
+    if names is not None:
+        query = query.where(ServiceRow.name.in_(names))
     return {row.name: row for row in session.scalars(query.order_by(ServiceRow.ordinal))}
 
 

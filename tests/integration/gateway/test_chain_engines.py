@@ -95,6 +95,10 @@ def test_the_whole_chain_answers_and_streams_with_what_was_found(
     }  # fmt: skip
     found = "[1] deep/sails.txt\nSails catch the wind.\n\nReef the sails when the wind"
     told = [{"role": "system", "content": found[:60]}, QUESTION]
+    with gateway.client() as direct:
+        alone = {"model": "rerank", "query": "wind", "documents": ["ships", "the wind"], "top_n": 1}
+        best = direct.post("/v1/rerank", json=alone).json()["results"]
+        assert [each["index"] for each in best] == [1], "a reranker is asked by itself too"
     base = gateway.url + "/v1"
     with openai.OpenAI(base_url=base, api_key=kit.USER_KEY, max_retries=0) as client:
         whole = client.chat.completions.create(model="support", **asked)

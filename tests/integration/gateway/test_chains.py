@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -57,19 +58,23 @@ class Ship:
 
     def __init__(self, api: Any, gateways: Any, kit: Any, scripted: Any) -> None:
         self._api, self._kit = api, kit
-        self.says: dict[str, list[Any]] = {
+        self.says: dict[str, Any] = {
             "guard": [kit.whole(chat_answer("safe"))],
             "search": [kit.whole(found(*DOCUMENTS))],
             "rerank": [kit.whole(ranked(0, 2))],
             "chat": [kit.whole(chat_answer("because"))],
         }
         self.replicas = {
-            name: scripted(f"run-{name}", lambda _, name=name: self.says[name])
+            name: scripted(f"run-{name}", lambda _, name=name: self._script(name))
             for name in self.says
         }
         self.gateway = gateways()
         self.keys: list[Any] | None = None
         self.reports: list[dict[str, Any]] = api.reports
+
+    def _script(self, name: str) -> Any:
+        says = self.says[name]
+        return says() if callable(says) else says
 
     def sail(self, *steps: dict[str, Any], without: str = "", **values: Any) -> None:
         """Publish the services and a chain of these steps."""
@@ -87,9 +92,10 @@ class Ship:
         )
         self.gateway.wait_for("support", *(self.replicas.keys() - {without}))
 
-    def ask(self, key: str | None = None, **body: Any) -> httpx.Response:
-        with self.gateway.client(key or self._kit.USER_KEY) as client:
-            return client.post("/v1/chat/completions", json={**ASKED, **body})
+    def ask(self, priority: str = "normal", **body: Any) -> httpx.Response:
+        headers = {"x-quarterdeck-priority": priority}
+        with self.gateway.client() as client:
+            return client.post("/v1/chat/completions", json={**ASKED, **body}, headers=headers)
 
     def asked(self, name: str) -> list[Any]:
         """Every body that a service got."""
@@ -480,6 +486,33 @@ def test_no_chain_is_a_shadow_but_it_may_have_one(
     assert ship.ask(model="plain").status_code == 200
     dropped = 'quarterdeck_gateway_mirrored_requests_total{outcome="dropped"'
     assert ship.metric(dropped) == 1
+
+
+def test_a_step_waits_with_its_clients_priority(ship: Ship, kit: Any, api: Any) -> None:
+    let = threading.Event()
+
+    def held() -> Iterator[Any]:
+        while not let.is_set():
+            yield 0.02
+        yield kit.whole(chat_answer("safe"))
+
+    ship.says["guard"] = held
+    ship.sail(GUARD, MODEL)
+    chat, guard = (kit.route(name, ship.replicas[name].endpoint()) for name in ("chat", "guard"))
+    steps = [RouteStep.model_validate(step) for step in (GUARD, MODEL)]
+    narrow = guard.model_copy(update={"concurrency": 1, "max_waiting": 1})
+    api.publish(narrow, chat, kit.route("support").model_copy(update={"chain": steps}))
+    ship.gateway.wait_for("chat", "guard", "support")
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(ship.ask, model="guard")
+        kit.wait_until(lambda: len(ship.asked("guard")) == 1, "not there")
+        second = pool.submit(ship.ask, model="guard")
+        start = "quarterdeck_gateway_waiting_requests{"
+        kit.wait_until(lambda: ship.metric(start) == 1, "never waited")
+        favoured = pool.submit(ship.ask, priority="high")
+        assert second.result(30).status_code == 429, "the one that waited gave way"
+        let.set()
+        assert [each.result(30).status_code for each in (first, favoured)] == [200, 200]
 
 
 def test_a_client_that_leaves_ends_the_step_under_way(ship: Ship, kit: Any) -> None:
