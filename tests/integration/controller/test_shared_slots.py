@@ -14,6 +14,7 @@ from quarterdeck.specs.protocol import RankPlacement
 from quarterdeck.store import proof
 from quarterdeck.store.admission import world
 from quarterdeck.store.capacity import hold_capacity, reserve
+from quarterdeck.store.dead_nodes import held_by_node
 from quarterdeck.store.errors import CapacityTaken
 from quarterdeck.store.fleet_queries import capacity_by_cluster
 from quarterdeck.store.placements import NewRun, start_replica
@@ -122,6 +123,32 @@ def test_a_surge_takes_its_share_only(small: Any, make: Any) -> None:
     small.revise(chat, resources={"accelerator_share": "60%"})
     settle(small)
     assert parts(small) == {("n1", 0): [400, 600]}
+
+
+def test_a_replica_that_was_given_up_holds_its_part_until_it_is_proven_dead(
+    small: Any, make: Any
+) -> None:
+    owner = small.deploy(service("a", "40%"))
+    settle(small)
+    run = small.run_of(owner)
+    small.agent.claim(run.id, run.epoch)
+    small.agent.say(run, "running")
+    settle(small)
+    small.silence(run)
+    settle(small, 3)
+    assert small.run_of(owner).epoch >= 1 and small.runs(owner)[0].phase == "lost"
+    with small.database.read() as session:
+        held = held_by_node(session)["n1"]
+    (given_up,) = held.quarantined
+    assert (given_up.owner, given_up.slots) == ("service/a", 0.4)
+    told = [event.message for event in small.events(owner) if event.type == "run.quarantined"]
+    assert "it holds 0.4 slots until it is proven dead" in told[0]
+    assert held.shared[0][0].run_id == run.id
+    small.agent.saw(run, "dead")
+    settle(small, 2)
+    with small.database.read() as session:
+        after = held_by_node(session).get("n1")
+    assert after is None or run.id not in {part.run_id for part in after.shared.get(0, [])}
 
 
 def together(count: int, work: Any) -> None:
