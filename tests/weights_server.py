@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,10 @@ class WeightsServer:
                 pass
 
             def _answer(self, *, body: bool) -> None:
+                with suppress(ConnectionError):  # a client that was killed
+                    self._send(body=body)
+
+            def _send(self, *, body: bool) -> None:
                 file = outer.folder / self.path.removeprefix("/model/")
                 if not file.is_file():
                     self.send_response(404)
