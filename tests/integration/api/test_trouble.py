@@ -152,8 +152,8 @@ def test_a_failure_of_ours_is_a_problem_and_is_logged_without_the_key(
         answer = platform.admin.put("/models/m/aliases/prod", {"version": 1})
     assert problem(answer) == "not_found"
     with platform.database.write() as session:
-        session.execute(text("DROP TABLE asset_inputs"))
-        session.execute(text("DROP TABLE asset_versions"))
+        for table in ("asset_inputs", "warmings", "asset_versions"):
+            session.execute(text(f"DROP TABLE {table}"))
     with caplog.at_level(logging.WARNING):
         answer = platform.admin.get("/models", headers={"X-Request-Id": "mine-1"})
     assert answer.status_code in (500, 503)
