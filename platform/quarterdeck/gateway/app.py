@@ -235,7 +235,7 @@ class Gateway:
             await self._model(scope, send, unquote(path.removeprefix("/v1/models/")))
         elif path == "/healthz":
             await answer_json(send, 200, {"status": "ok"})
-        elif path == "/readyz":
+        elif path in ("/readyz", "/health"):  # the latter as engines have it, for their clients
             self._known()
             stale = round(self._watch.stale_seconds()) if self._watch else 0
             await answer_json(send, 200, {"status": "ok", "stale_seconds": stale})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from quarterdeck.gateway.corked import Corked
 from quarterdeck.gateway.leaving import EXTENSION, Watched
 
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 SLOWEST_BYTES = 64 * 2**10
 Refusal = Callable[[int, str], tuple[str, bytes]]
 """From a status and a message to an answer's content type and body."""
@@ -89,14 +91,13 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._header_bytes += len(data)
-        super().data_received(data)
+        super().data_received(_without_upgrade(data) if self._in_header else data)
         # Of the piece that ends a header the body's part is not counted: only what is still open
         # beyond the bound is refused.
         if self._header_bytes > self.bounds.max_header:
             self._turn_away(431, f"the headers are larger than {self.bounds.max_header} bytes")
 
     def on_message_begin(self) -> None:
-        self._in_header = True
         self._arm()
         super().on_message_begin()
         self.scope["extensions"] = {EXTENSION: Watched()}  # type: ignore[dict-item]
@@ -115,6 +116,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         # The next request's first bytes count, whatever its parser has seen of them.
         self._header_bytes = 0
+        self._in_header = True
         # A large last piece has stopped the reading, which nobody would start again before the
         # answer is complete: unread, a client's leaving would not be seen.
         self.flow.resume_reading()
@@ -182,3 +184,14 @@ class _BoundedProtocol(HttpToolsProtocol):
             )
             self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """A header that offers another protocol than HTTP/1.1, without the offer, which nobody must
+    take up (RFC 9110, section 7.8): the parser would give the body up. Java's client and
+    `curl --http2` ask so in a connection's first request."""
+    end = data.find(b"\r\n\r\n")
+    offer = _UPGRADE.search(data, 0, end if end >= 0 else len(data))
+    if offer is None:
+        return data
+    return b"\r\nx-offered:".join((data[: offer.start()], data[offer.end() :]))

@@ -59,6 +59,19 @@ def test_completion_whole_and_streamed_are_the_same(client: openai.OpenAI) -> No
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
 
 
+def test_usage_is_in_every_piece_where_that_is_asked_for(client: openai.OpenAI) -> None:
+    options: dict[str, object] = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(
+        client.completions.create(
+            model="tiny", prompt="the quick", max_tokens=8, temperature=0, stream=True,
+            stream_options=options, extra_body={"ignore_eos": True},
+        )
+    )  # fmt: skip
+    told = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage]
+    assert len(told) == len(chunks) > 2
+    assert told == sorted(told) and told[0] < told[-1] == 8
+
+
 def test_several_prompts_and_choices_keep_their_order(client: openai.OpenAI) -> None:
     singles = [
         client.completions.create(model="tiny", prompt=p, max_tokens=6, temperature=0)

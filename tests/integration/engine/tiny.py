@@ -45,6 +45,7 @@ def make_model_folder(
     chat_template: str | None = None,
     layers: int = 2,
     hidden: int = 64,
+    context: int = CONTEXT,
 ) -> Path:
     """Write the folder; the same seed gives the same weights. Heads are a quarter of `hidden`."""
     tokenizer = make_tokenizer(chat_template=chat_template)
@@ -56,7 +57,7 @@ def make_model_folder(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         initializer_range=0.2,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -65,6 +66,29 @@ def make_model_folder(
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def learn_by_heart(folder: Path, *texts: str) -> None:
+    """Train the model in a folder until it goes on with these texts from their first words; where
+    they part, with what most of them say."""
+    torch.set_num_threads(1)  # of so small products several would wait for each other
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(folder)
+    model.train()
+    learnt = [
+        torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]) for text in texts
+    ]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(1000):
+        loss = sum(model(input_ids=ids, labels=ids).loss for ids in learnt) / len(learnt)
+        if loss < 0.02:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    else:
+        raise AssertionError(f"it did not learn: loss {loss.item():.3f}")
+    model.save_pretrained(folder)
 
 
 def make_gpt_folder(folder: Path) -> Path:

@@ -127,6 +127,7 @@ def test_it_starts_from_the_last_snapshot_when_the_api_is_away(
     assert kit.USER_KEY not in settings.snapshot_path.read_text()
     away = gateways(api_url="http://127.0.0.1:9")
     assert httpx.get(away.url + "/readyz").status_code == 200
+    assert httpx.get(away.url + "/health").status_code == 200
     with away.client() as client:
         assert client.post("/v1/completions", json=BODY).json() == {"ok": True}
         kit.wait_until(
@@ -153,8 +154,8 @@ def test_without_a_usable_snapshot_it_is_alive_but_not_ready(
         settings.snapshot_path.write_bytes(kept)
     gateway = gateways(api_url="http://127.0.0.1:9")
     assert httpx.get(gateway.url + "/healthz").status_code == 200
-    ready = httpx.get(gateway.url + "/readyz")
-    assert ready.status_code == 503
+    for path in ("/readyz", "/health"):
+        assert httpx.get(gateway.url + path).status_code == 503
     with gateway.client() as client:
         answer = client.post("/v1/completions", json=BODY)
     assert answer.status_code == 503 and error_of(answer)["code"] == "no_snapshot"
@@ -307,6 +308,27 @@ def test_a_kept_connection_serves_request_after_request_beyond_the_deadline(
                 assert piece, received
                 received += piece
             time.sleep(0.4)
+    assert len(replica.requests) == 3
+
+
+def test_a_client_that_offers_another_protocol_is_answered_in_this_one(
+    api: Any, gateways: Any, kit: Any, replica: Any
+) -> None:
+    api.publish(kit.route("chat", replica.endpoint()))
+    gateway = gateways()
+    gateway.wait_for("chat")
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkA\r\n"
+    body = b'{"model": "chat",\r\n"x":\r\n\r\n{}}'
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as client:
+        for offered in (offer, b"", offer):
+            client.sendall(HEAD + offered + b"content-length: %d\r\n\r\n" % len(body) + body)
+            received = b""
+            while not received.endswith(b'{"ok": true}'):
+                piece = client.recv(65536)
+                assert piece, received
+                received += piece
+            assert received.startswith(b"HTTP/1.1 200")
+            assert replica.requests[-1][2] == body
     assert len(replica.requests) == 3
 
 

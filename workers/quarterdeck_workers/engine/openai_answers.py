@@ -34,8 +34,8 @@ class _Choice:
 class Answer:
     """Collects what one request generates and writes it in OpenAI's shapes.
 
-    `chat` chooses between the two surfaces; `logprobs` and `include_usage` (of a stream) say
-    whether the client asked for them.
+    `chat` chooses between the two surfaces; `logprobs` and, of a stream, `include_usage` (at its
+    end) and `continuous_usage` (in every piece too) say whether the client asked for them.
     """
 
     def __init__(
@@ -48,9 +48,11 @@ class Answer:
         chat: bool,
         logprobs: bool,
         include_usage: bool = False,
+        continuous_usage: bool = False,
     ) -> None:
         self._chat = chat
         self._include_usage = include_usage
+        self._continuous_usage = continuous_usage
         self._logprobs = logprobs
         self._token_text = token_text
         self._prompt_tokens = prompt_tokens
@@ -79,7 +81,8 @@ class Answer:
         """Take an event in; what a stream sends for it, nothing where nothing shows."""
         chunks = self._chunks(event)
         if self._include_usage:
-            chunks = [{**chunk, "usage": None} for chunk in chunks]
+            usage = self.usage() if self._continuous_usage else None
+            chunks = [{**chunk, "usage": usage} for chunk in chunks]
         return [sse(chunk) for chunk in chunks]
 
     def closing(self) -> Iterator[bytes]:

@@ -63,6 +63,8 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="allow")  # refused by name in `check_stream`
 
     include_usage: StrictBool = False
+    continuous_usage_stats: StrictBool = False
+    """With `include_usage`: not at the end alone but in every piece, as vLLM has it."""
     include_obfuscation: StrictBool | None = None
     """Padding against eavesdroppers on the length of tokens: means nothing where there is none."""
 
@@ -129,6 +131,12 @@ class _Request(Body):
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.include_usage and (
+            self.stream_options is not None and self.stream_options.continuous_usage_stats
+        )
 
     def sampling(
         self, max_tokens: int, logprobs: int | None, more_stops: tuple[str, ...] = ()

@@ -86,6 +86,7 @@ class _Surface:
             chat=False,
             logprobs=body.logprobs is not None,
             include_usage=body.include_usage,
+            continuous_usage=body.continuous_usage,
         )
         return await answer(
             self._host, request, engine, sequences, writer, stream=bool(body.stream)
@@ -112,6 +113,7 @@ class _Surface:
             chat=True,
             logprobs=logprobs is not None,
             include_usage=body.include_usage,
+            continuous_usage=body.continuous_usage,
         )
         return await answer(
             self._host, request, engine, sequences, writer, stream=bool(body.stream)
