@@ -2,7 +2,7 @@
 
     pip install langchain-openai
     export OPENAI_BASE_URL=http://127.0.0.1:8081/v1 OPENAI_API_KEY=$(cat .quarterdeck/keys/admin)
-    python rag.py --model smollm2 "Which function reads the rows of a CSV file?"
+    python rag.py --model smollm2 "How do I read the rows of a CSV file?"
     python rag.py --model smollm2 --files notes/*.txt -- "What did we decide?"
 
 Without files the documents are what the standard library's modules say of themselves. Any model
