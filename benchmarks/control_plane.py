@@ -34,15 +34,8 @@ from quarterdeck.client import Client, QuarterdeckError
 from quarterdeck.client.agents import AgentClient, RunClient
 from quarterdeck.client.config import read_key
 from quarterdeck.processes.records import alive, read_record
-from quarterdeck.specs.protocol import (
-    AgentBeat,
-    LogChunk,
-    MetricRow,
-    NodeReport,
-    RankState,
-    RunBeat,
-    RunOrder,
-)
+from quarterdeck.specs.beats import LogChunk, MetricRow, RankState, RunBeat
+from quarterdeck.specs.protocol import AgentBeat, NodeReport, RunOrder
 from quarterdeck.store.failures import UNAVAILABLE
 from quarterdeck.store.sessions import Database
 

@@ -32,7 +32,8 @@ from quarterdeck.client.config import read_key
 from quarterdeck.controller.loop import Controller
 from quarterdeck.processes.api import seed
 from quarterdeck.processes.home import Home, prepare
-from quarterdeck.specs.protocol import AgentWork, BeatReply, RunOrder
+from quarterdeck.specs.beats import BeatReply
+from quarterdeck.specs.protocol import AgentWork, RunOrder
 from quarterdeck.store import migrate
 from quarterdeck.store.sessions import Database
 from quarterdeck_workers.agent import stop_ray

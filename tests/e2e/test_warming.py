@@ -17,7 +17,7 @@ from quarterdeck.artifacts.digests import file_digest
 from quarterdeck.cli.output import size
 from quarterdeck.processes.chaos_targets import chosen, targets
 from quarterdeck.processes.home import Home
-from quarterdeck.specs.protocol import FileEntry
+from quarterdeck.specs.beats import FileEntry
 from quarterdeck.store.ids import new_id
 from quarterdeck.store.sessions import Database
 from quarterdeck.store.tables import AssetVersionRow

@@ -11,7 +11,7 @@ import psutil
 from openai import OpenAI
 
 from quarterdeck.client import Client
-from quarterdeck.specs.protocol import RankState
+from quarterdeck.specs.beats import RankState
 from quarterdeck.specs.resources import Job
 from tests.e2e.conftest import Platform
 

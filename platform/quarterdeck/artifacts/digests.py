@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from quarterdeck.specs.protocol import FileEntry
+from quarterdeck.specs.beats import FileEntry
 
 CHUNK = 1 << 20
 """Bytes read at a time."""

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from quarterdeck.artifacts import local
 from quarterdeck.artifacts.digests import CHUNK, file_digest
 from quarterdeck.artifacts.errors import ArtifactError, Corrupt, UnsafePath
-from quarterdeck.specs.protocol import CheckpointManifest, FileEntry
+from quarterdeck.specs.beats import CheckpointManifest, FileEntry
 
 
 class ArtifactStore:

@@ -13,15 +13,8 @@ from typing import Self
 import httpx
 
 from quarterdeck.client.transport import API, Transport
-from quarterdeck.specs.protocol import (
-    AgentBeat,
-    AgentWork,
-    BeatReply,
-    Claim,
-    RunBeat,
-    RunOrder,
-    WeightsOrder,
-)
+from quarterdeck.specs.beats import BeatReply, RunBeat
+from quarterdeck.specs.protocol import AgentBeat, AgentWork, Claim, RunOrder, WeightsOrder
 from quarterdeck.specs.resources import JoinTicket
 
 POLL_MARGIN = 10.0

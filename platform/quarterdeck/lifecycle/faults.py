@@ -90,7 +90,7 @@ class Judgement:
 
 
 def judge(matches: Sequence[dict[str, Any]], blame: str, ended_at: float) -> Judgement:
-    """Weigh protocol.LogMatch's of an attempt that failed at `ended_at` (Unix seconds).
+    """Weigh beats.LogMatch's of an attempt that failed at `ended_at` (Unix seconds).
 
     A full disk is no machine's fault where the failure is blamed on the program, which has filled
     it. A failure that is a machine's own by other proof is retried whatever a line says.

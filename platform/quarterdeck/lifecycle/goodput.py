@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from quarterdeck.specs.protocol import RankSeconds
+from quarterdeck.specs.beats import RankSeconds
 
 WORDS = {
     "suspend": "suspended", "preempt": "preempted", "cancel": "cancelled",

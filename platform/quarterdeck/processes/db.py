@@ -13,7 +13,7 @@ from quarterdeck.artifacts import ArtifactError, ArtifactStore, Corrupt
 from quarterdeck.processes.failures import ProcessFailed
 from quarterdeck.processes.records import alive, read_record
 from quarterdeck.processes.settings import Settings
-from quarterdeck.specs.protocol import CheckpointManifest
+from quarterdeck.specs.beats import CheckpointManifest
 from quarterdeck.store import backups, migrate
 from quarterdeck.store.proof import registered_checkpoints
 from quarterdeck.store.retention import forget_missing

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from quarterdeck.specs.base import Message
-from quarterdeck.specs.protocol import RankSeconds
+from quarterdeck.specs.beats import RankSeconds
 
 
 class IncidentCost(Message):

@@ -6,14 +6,10 @@ from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 from quarterdeck.specs.base import Message
+from quarterdeck.specs.beats import CheckpointManifest, Failure, RankState
 from quarterdeck.specs.log_policies import LogPolicy, OrderedPolicy
 from quarterdeck.specs.node_facts import ConfirmedDeath, NodeFault, QuarantinedRun, SharedSlot
-from quarterdeck.specs.protocol import (
-    CheckpointManifest,
-    Failure,
-    RankPlacement,
-    RankState,
-)
+from quarterdeck.specs.protocol import RankPlacement
 
 JobPhase = Literal[
     "waiting", "queued", "starting", "running", "stopping", "suspended",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from quarterdeck.specs.protocol import (
+from quarterdeck.specs.beats import (
     CheckpointManifest,
     LogChunk,
     LogMatch,

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.observe import UNKNOWN
 from quarterdeck.lifecycle.run import ENDED
-from quarterdeck.specs.protocol import BeatReply, RunBeat
+from quarterdeck.specs.beats import BeatReply, RunBeat
 from quarterdeck.store.beat_records import (
     add_checkpoints,
     add_log_matches,

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, load_only
 
 from quarterdeck.lifecycle.goodput import Attempt, Books, Cost, costs, settle
 from quarterdeck.lifecycle.job import JOB, WITH_RUN
-from quarterdeck.specs.protocol import RankSeconds, RunBeat
+from quarterdeck.specs.beats import RankSeconds, RunBeat
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.outbox import append_event
 from quarterdeck.store.tables import JobRow, RunRow

@@ -67,7 +67,7 @@ def as_fault(row: NodeFaultRow) -> Fault:
 def note_faults(
     session: Session, run: RunRow, blamed: Sequence[Mapping[str, Any]], failure: Mapping[str, Any]
 ) -> None:
-    """Write down the machines that failed `run`: those of `blamed` (protocol.LogMatch), else the
+    """Write down the machines that failed `run`: those of `blamed` (beats.LogMatch), else the
     living one of the rank that failed first, where the node is to blame. A host that failed
     enough owners is cordoned."""
     nodes = {

@@ -216,7 +216,7 @@ class RunRow(Leased, Base):
     """The productive ones once the attempt's books are closed; None: they are open."""
     failure: Mapped[dict[str, Any] | None]
     log_matches: Mapped[list[Any] | None]
-    """What log policies found in its output: protocol.LogMatch, in the order of arrival."""
+    """What log policies found in its output: beats.LogMatch, in the order of arrival."""
     endpoint: Mapped[dict[str, Any] | None]
     unhealthy_since: Mapped[datetime | None]
     """Of a replica; None: it is not unhealthy."""

@@ -14,7 +14,8 @@ import jsonschema
 import pytest
 
 from quarterdeck.controller.loop import Controller
-from quarterdeck.specs.protocol import AgentWork, BeatReply, RunOrder
+from quarterdeck.specs.beats import BeatReply
+from quarterdeck.specs.protocol import AgentWork, RunOrder
 from quarterdeck.store.tables import RunRow
 from tests.integration.api.conftest import Platform
 

@@ -19,7 +19,8 @@ from quarterdeck.client.agents import AgentClient, RunClient
 from quarterdeck.client.client import Client
 from quarterdeck.client.errors import QuarterdeckError
 from quarterdeck.controller.loop import Controller
-from quarterdeck.specs.protocol import AgentBeat, LogChunk, RunBeat
+from quarterdeck.specs.beats import LogChunk, RunBeat
+from quarterdeck.specs.protocol import AgentBeat
 from quarterdeck.store.failures import UNAVAILABLE
 from quarterdeck.store.sessions import Database
 from quarterdeck.store.tables import JobRow

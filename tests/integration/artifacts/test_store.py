@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck.artifacts import ArtifactStore, Corrupt, UnsafePath, folder_digest
-from quarterdeck.specs.protocol import CheckpointManifest, FileEntry
+from quarterdeck.specs.beats import CheckpointManifest, FileEntry
 
 WEIGHTS = bytes(range(256)) * 9000
 """More than two copy chunks, and no multiple of one."""

@@ -20,14 +20,8 @@ from quarterdeck.client.config import read_key
 from quarterdeck.controller.loop import Controller
 from quarterdeck.processes.api import seed
 from quarterdeck.processes.home import Home, prepare
-from quarterdeck.specs.protocol import (
-    AgentBeat,
-    BeatReply,
-    LogChunk,
-    NodeReport,
-    RunBeat,
-    RunOrder,
-)
+from quarterdeck.specs.beats import BeatReply, LogChunk, RunBeat
+from quarterdeck.specs.protocol import AgentBeat, NodeReport, RunOrder
 from quarterdeck.specs.resources import Job
 from quarterdeck.store import migrate
 from quarterdeck.store.sessions import Database

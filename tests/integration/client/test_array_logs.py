@@ -12,7 +12,7 @@ import pytest
 from quarterdeck.cli.app import make_app, run
 from quarterdeck.client import Client
 from quarterdeck.client.errors import Unreachable
-from quarterdeck.specs.protocol import LogChunk
+from quarterdeck.specs.beats import LogChunk
 from quarterdeck.specs.resources import Job
 from tests.integration.client.conftest import Platform
 

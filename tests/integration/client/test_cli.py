@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from quarterdeck.cli.app import make_app, run
 from quarterdeck.client import Client
-from quarterdeck.specs.protocol import Failure, OutputAsset
+from quarterdeck.specs.beats import Failure, OutputAsset
 from quarterdeck.specs.resources import Job
 from quarterdeck.store.sessions import Database
 from quarterdeck.store.settings import raise_generation

@@ -23,13 +23,7 @@ from quarterdeck.client import (
     WaitExpired,
 )
 from quarterdeck.client.config import read_key
-from quarterdeck.specs.protocol import (
-    CheckpointManifest,
-    FileEntry,
-    MetricRow,
-    OutputAsset,
-    RunBeat,
-)
+from quarterdeck.specs.beats import CheckpointManifest, FileEntry, MetricRow, OutputAsset, RunBeat
 from quarterdeck.specs.resources import Job, LogLine
 
 from .conftest import Platform

@@ -18,7 +18,7 @@ from quarterdeck.client import Client
 from quarterdeck.client.errors import QuarterdeckError
 from quarterdeck.controller.log_keeper import LogKeeper
 from quarterdeck.lifecycle.logs import LogPolicy
-from quarterdeck.specs.protocol import LogChunk
+from quarterdeck.specs.beats import LogChunk
 from quarterdeck.specs.resources import Job
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.sessions import Database

@@ -13,22 +13,18 @@ import pytest
 from sqlalchemy import select, update
 
 from quarterdeck.controller.loop import Controller
-from quarterdeck.specs.kinds import DOCUMENT
-from quarterdeck.specs.protocol import (
-    AgentBeat,
-    AgentWork,
+from quarterdeck.specs.beats import (
     BeatReply,
     CheckpointManifest,
-    Claim,
     Endpoint,
     Failure,
     FileEntry,
     MetricRow,
-    NodeReport,
     OutputAsset,
     RunBeat,
-    RunSighting,
 )
+from quarterdeck.specs.kinds import DOCUMENT
+from quarterdeck.specs.protocol import AgentBeat, AgentWork, Claim, NodeReport, RunSighting
 from quarterdeck.specs.rollout import same_replicas
 from quarterdeck.store.agents import claim, record_agent_beat, work_for
 from quarterdeck.store.beats import record_beat

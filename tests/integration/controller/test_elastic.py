@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from quarterdeck.specs.protocol import RankSeconds
+from quarterdeck.specs.beats import RankSeconds
 from quarterdeck.store.tables import JobRow, RunRow
 
 TRAINING = {

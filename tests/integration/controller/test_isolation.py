@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from quarterdeck.specs.protocol import OutputAsset
+from quarterdeck.specs.beats import OutputAsset
 from quarterdeck.store.tables import JobRow, RevisionRow
 
 

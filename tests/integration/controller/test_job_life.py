@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from quarterdeck.specs.protocol import OutputAsset
+from quarterdeck.specs.beats import OutputAsset
 from quarterdeck.store.errors import AlreadyClaimed, StaleEpoch
 from quarterdeck.store.tables import JobRow, KeyRow, NodeRow, RunRow
 

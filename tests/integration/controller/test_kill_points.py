@@ -22,7 +22,7 @@ from sqlalchemy import event, select, text, update
 
 from quarterdeck.controller.loop import Controller
 from quarterdeck.lifecycle.run import ENDED
-from quarterdeck.specs.protocol import Endpoint
+from quarterdeck.specs.beats import Endpoint
 from quarterdeck.store.database import make_engine
 from quarterdeck.store.errors import AlreadyClaimed, StaleEpoch
 from quarterdeck.store.sessions import Database, Session

@@ -15,7 +15,7 @@ from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.controller import log_keeper as log_keeper_module
 from quarterdeck.controller.log_keeper import LogKeeper
 from quarterdeck.lifecycle.logs import LogPolicy
-from quarterdeck.specs.protocol import LogChunk
+from quarterdeck.specs.beats import LogChunk
 from quarterdeck.store.backups import ID_GAP, _skip_ids
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.log_queries import LogFilter

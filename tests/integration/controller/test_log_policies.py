@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from quarterdeck.specs.protocol import LogMatch, OutputAsset
+from quarterdeck.specs.beats import LogMatch, OutputAsset
 from quarterdeck.store.fleet_queries import cordon_node
 from quarterdeck.store.tables import EventRow, JobRow, NodeRow, RunRow
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from quarterdeck.specs.beats import OutputAsset
 from quarterdeck.specs.protocol import (
     AgentBeat,
     NodeReport,
-    OutputAsset,
     RunSighting,
     Stranger,
     SupervisorReport,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from quarterdeck.specs.beats import OutputAsset
 from quarterdeck.specs.observations import GatewayObservations
-from quarterdeck.specs.protocol import OutputAsset
 from quarterdeck.store.asset_queries import get_version, set_alias
 from quarterdeck.store.observations import record_observations
 from quarterdeck.store.service_queries import get_revision, undo_service, wish_rollout

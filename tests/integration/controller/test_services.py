@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from quarterdeck.specs.protocol import OutputAsset
+from quarterdeck.specs.beats import OutputAsset
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.observations import wake_service
 from quarterdeck.store.tables import RevisionRow, RunRow, ServiceRow

@@ -16,7 +16,8 @@ import pytest
 
 from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.specs.architecture import Architecture
-from quarterdeck.specs.protocol import OutputAsset, ResolvedAsset, RunOrder
+from quarterdeck.specs.beats import OutputAsset
+from quarterdeck.specs.protocol import ResolvedAsset, RunOrder
 from quarterdeck_workers.data.errors import DataProblem
 from quarterdeck_workers.data.jobs import data_main, dataset_main, tokenizer_main
 from quarterdeck_workers.data.loader import DomainSource, TokenLoader

@@ -16,7 +16,8 @@ from moto.server import ThreadedMotoServer
 
 from quarterdeck.artifacts import ArtifactStore, Corrupt, DiskFull, UnsafePath
 from quarterdeck.artifacts.digests import file_digest
-from quarterdeck.specs.protocol import FileEntry, ResolvedAsset
+from quarterdeck.specs.beats import FileEntry
+from quarterdeck.specs.protocol import ResolvedAsset
 from quarterdeck_workers.engine import model_cache
 from quarterdeck_workers.engine.model_cache import Stopped, copy_folder, open_lock, unfinished, warm
 from quarterdeck_workers.engine.model_files import local_folder

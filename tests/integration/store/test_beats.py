@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 
-from quarterdeck.specs.protocol import (
+from quarterdeck.specs.beats import (
     CheckpointManifest,
     Failure,
     FileEntry,

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from quarterdeck.artifacts import ArtifactStore
-from quarterdeck.specs.protocol import CheckpointManifest
+from quarterdeck.specs.beats import CheckpointManifest
 from quarterdeck_workers.checkpoint.format import KINDS
 from quarterdeck_workers.models.folders import load_model
 from quarterdeck_workers.training.gang import Controls, Gang

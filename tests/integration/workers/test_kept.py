@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 from worker_recorder import Recorder
 
+from quarterdeck.specs.beats import CheckpointManifest
 from quarterdeck.specs.common import Checkpoints
-from quarterdeck.specs.protocol import CheckpointManifest, RankPlacement, ResumeFrom, RunOrder
+from quarterdeck.specs.protocol import RankPlacement, ResumeFrom, RunOrder
 from quarterdeck_workers.rank.kept import KeptFolder, kept_folder, restore_kept
 
 COUNT = """

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 from worker_recorder import Recorder
 
-from quarterdeck.specs.protocol import ResolvedAsset, RunBeat
+from quarterdeck.specs.beats import RunBeat
+from quarterdeck.specs.protocol import ResolvedAsset
 
 SERVER = Path(__file__).parents[1] / "engine" / "small_engine.py"
 

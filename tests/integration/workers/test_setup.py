@@ -10,7 +10,7 @@ import psutil
 import pytest
 from worker_recorder import Recorder
 
-from quarterdeck.specs.protocol import RunBeat
+from quarterdeck.specs.beats import RunBeat
 from quarterdeck_workers.rank.setup import DONE, forget_unused
 
 

@@ -13,7 +13,8 @@ from conftest import Machine, marked
 from worker_recorder import Recorder
 
 from quarterdeck.artifacts.digests import file_digest
-from quarterdeck.specs.protocol import FileEntry, ResolvedAsset, WeightsOrder
+from quarterdeck.specs.beats import FileEntry
+from quarterdeck.specs.protocol import ResolvedAsset, WeightsOrder
 from quarterdeck.specs.warming import WarmReport, WeightsToWarm
 from tests.weights_server import WeightsServer
 

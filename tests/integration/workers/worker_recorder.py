@@ -14,13 +14,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from quarterdeck.specs.beats import BeatReply, RunBeat
 from quarterdeck.specs.protocol import (
     AgentBeat,
     AgentWork,
-    BeatReply,
     NodeReport,
     RankPlacement,
-    RunBeat,
     RunOrder,
     RunSighting,
     RunToKill,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarterdeck.lifecycle.goodput import Attempt, Books, costs, settle
-from quarterdeck.specs.protocol import RankSeconds
+from quarterdeck.specs.beats import RankSeconds
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 SECONDS = st.floats(0, 1e9)

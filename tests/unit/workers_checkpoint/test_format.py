@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quarterdeck.artifacts import ArtifactStore
-from quarterdeck.specs.protocol import CheckpointManifest
+from quarterdeck.specs.beats import CheckpointManifest
 from quarterdeck_workers.checkpoint.errors import CorruptCheckpoint, SaveFailed
 from quarterdeck_workers.checkpoint.format import Piece, index_from_json, index_to_json
 from quarterdeck_workers.checkpoint.reader import CheckpointReader

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from quarterdeck.specs.protocol import Endpoint, RankPlacement
+from quarterdeck.specs.beats import Endpoint
+from quarterdeck.specs.protocol import RankPlacement
 from quarterdeck_workers.supervisor.failures import first_failure
 from quarterdeck_workers.supervisor.ledger import Ledger
 from quarterdeck_workers.supervisor.spool import Spool

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarterdeck.specs.protocol import CheckpointManifest, MetricRow, RunBeat, RunEvent
+from quarterdeck.specs.beats import CheckpointManifest, MetricRow, RunBeat, RunEvent
 from quarterdeck_workers.supervisor.spool import Spool, SpoolLimits
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,7 +11,7 @@ from datetime import timedelta
 from json import dumps, loads
 from typing import Any
 
-from quarterdeck.specs.protocol import FileEntry
+from quarterdeck.specs.beats import FileEntry
 from quarterdeck_workers.rank.context import RankContext
 
 _MEETING = timedelta(minutes=30)

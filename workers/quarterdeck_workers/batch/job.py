@@ -15,7 +15,8 @@ import torch
 
 from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.specs.batch import BatchSpec
-from quarterdeck.specs.protocol import CheckpointManifest, OutputAsset, RunOrder
+from quarterdeck.specs.beats import CheckpointManifest, OutputAsset
+from quarterdeck.specs.protocol import RunOrder
 from quarterdeck_workers.batch.board import Board, DoneShard
 from quarterdeck_workers.batch.generate import Generator
 from quarterdeck_workers.batch.rows import Rows, ShardPlan, decode_plan, encode_plan

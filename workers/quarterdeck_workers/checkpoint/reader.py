@@ -15,7 +15,7 @@ from torch import Tensor
 
 from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.artifacts.digests import file_digest
-from quarterdeck.specs.protocol import CheckpointManifest
+from quarterdeck.specs.beats import CheckpointManifest
 from quarterdeck_workers.checkpoint.errors import CorruptCheckpoint
 from quarterdeck_workers.checkpoint.format import INDEX, Index, PieceAddress, index_from_json
 

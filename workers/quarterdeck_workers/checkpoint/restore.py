@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quarterdeck.artifacts import ArtifactStore
-from quarterdeck.specs.protocol import CheckpointManifest
+from quarterdeck.specs.beats import CheckpointManifest
 from quarterdeck_workers.checkpoint.errors import CorruptCheckpoint
 from quarterdeck_workers.checkpoint.reader import CheckpointReader
 from quarterdeck_workers.checkpoint.save import gather_objects

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 from quarterdeck.artifacts import ArtifactStore, DiskFull
-from quarterdeck.specs.protocol import CheckpointManifest, FileEntry
+from quarterdeck.specs.beats import CheckpointManifest, FileEntry
 from quarterdeck_workers.checkpoint.errors import SaveFailed
 from quarterdeck_workers.checkpoint.format import (
     INDEX,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quarterdeck.artifacts import ArtifactStore, folder_digest
-from quarterdeck.specs.protocol import FileEntry, OutputAsset, ResolvedAsset, RunOrder
+from quarterdeck.specs.beats import FileEntry, OutputAsset
+from quarterdeck.specs.protocol import ResolvedAsset, RunOrder
 from quarterdeck_workers.data.dataset import Manifest, scan
 from quarterdeck_workers.data.errors import DataProblem
 

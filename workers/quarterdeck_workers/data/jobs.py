@@ -10,8 +10,9 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
+from quarterdeck.specs.beats import FileEntry, OutputAsset
 from quarterdeck.specs.kinds import DatasetSpec, DataSpec, TokenizerSpec
-from quarterdeck.specs.protocol import FileEntry, OutputAsset, ResolvedAsset
+from quarterdeck.specs.protocol import ResolvedAsset
 from quarterdeck_workers.data.assets import (
     FILES,
     TOKENS,

@@ -7,7 +7,7 @@ import signal
 from collections import deque
 from typing import Literal
 
-from quarterdeck.specs.protocol import Blame
+from quarterdeck.specs.beats import Blame
 
 FailureReason = Literal[
     "OutOfMemory", "PortInUse", "ModelMissing", "EngineMissing", "BadArguments", "StartTimeout",

@@ -20,7 +20,7 @@ from typing import Protocol
 from quarterdeck.artifacts.digests import CHUNK
 from quarterdeck.artifacts.errors import Corrupt, DiskFull
 from quarterdeck.artifacts.store import ArtifactStore
-from quarterdeck.specs.protocol import FileEntry
+from quarterdeck.specs.beats import FileEntry
 from quarterdeck.specs.warming import copy_name
 
 CACHE = "models"

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quarterdeck.specs.protocol import CheckpointManifest, OutputAsset, RunOrder
+from quarterdeck.specs.beats import CheckpointManifest, OutputAsset
+from quarterdeck.specs.protocol import RunOrder
 
 REPORT_SOCKET = "QUARTERDECK_REPORT_FD"
 
@@ -123,12 +124,12 @@ class RankContext:
         self, url: str, *, probed: bool, models: list[str], in_flight: int = 0, **state: Any
     ) -> None:
         """Where this engine answers; `probed` after a token was really generated. `state` has
-        further fields of `specs.protocol.Endpoint`."""
+        further fields of `specs.beats.Endpoint`."""
         self._send("endpoint", url=url, probed=probed, models=models, in_flight=in_flight, **state)
 
     def failure(self, message: str, traceback: str, blame: str, *, reason: str = "") -> None:
         """The failure that ends this process; the first one of the gang is the run's. `reason` is
-        its kind in one word, as in `specs.protocol.Failure`."""
+        its kind in one word, as in `specs.beats.Failure`."""
         self._send("failure", message=message, traceback=traceback, blame=blame, reason=reason)
 
 

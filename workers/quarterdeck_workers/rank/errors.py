@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import cast, get_args
 
-from quarterdeck.specs.protocol import Blame
+from quarterdeck.specs.beats import Blame
 
 _NETWORK_NAMES = frozenset({"DistBackendError", "DistNetworkError", "DistStoreError"})
 _NETWORK_WORDS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")

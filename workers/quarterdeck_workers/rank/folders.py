@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from quarterdeck.artifacts import ArtifactStore
-from quarterdeck.specs.protocol import CheckpointManifest, ResumeFrom, RunOrder
+from quarterdeck.specs.beats import CheckpointManifest
+from quarterdeck.specs.protocol import ResumeFrom, RunOrder
 
 RESUME_DIR = "QUARTERDECK_RESUME_DIR"
 RESUME_STEP = "QUARTERDECK_RESUME_STEP"

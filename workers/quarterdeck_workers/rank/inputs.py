@@ -13,7 +13,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from quarterdeck.artifacts import ArtifactStore, UnsafePath, folder_digest
-from quarterdeck.specs.protocol import OutputAsset, ResolvedAsset, RunOrder
+from quarterdeck.specs.beats import OutputAsset
+from quarterdeck.specs.protocol import ResolvedAsset, RunOrder
 from quarterdeck_workers.data.assets import FILES, folder_of, manifest_of, output_path, store_of
 from quarterdeck_workers.rank.errors import DataError
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quarterdeck.artifacts import ArtifactStore
-from quarterdeck.specs.protocol import CheckpointManifest, RunOrder
+from quarterdeck.specs.beats import CheckpointManifest
+from quarterdeck.specs.protocol import RunOrder
 from quarterdeck_workers.rank.code import start_folder
 from quarterdeck_workers.rank.folders import keep_folder, restore_folder
 

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quarterdeck.specs.beats import Blame, CheckpointManifest
 from quarterdeck.specs.log_policies import OrderedPolicy
-from quarterdeck.specs.protocol import Blame, CheckpointManifest, RunOrder
+from quarterdeck.specs.protocol import RunOrder
 from quarterdeck_workers.rank.entry import STACKS_FILE
 from quarterdeck_workers.rank.folders import keep_folder
 from quarterdeck_workers.rank.kernel import kernel_view, resident_bytes, unread_bytes

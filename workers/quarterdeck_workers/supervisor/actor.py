@@ -18,13 +18,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from quarterdeck.specs.protocol import (
-    BeatReply,
-    RunOrder,
-    RunPhase,
-    SupervisorReport,
-    TunnelToOpen,
-)
+from quarterdeck.specs.beats import BeatReply, RunPhase
+from quarterdeck.specs.protocol import RunOrder, SupervisorReport, TunnelToOpen
 from quarterdeck_workers.rank.process import RankNews
 from quarterdeck_workers.supervisor.beats import Beats, client_for
 from quarterdeck_workers.supervisor.failures import (

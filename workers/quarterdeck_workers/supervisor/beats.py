@@ -11,7 +11,7 @@ from typing import Any
 
 from quarterdeck.client.agents import RunClient
 from quarterdeck.client.errors import Invalid, QuarterdeckError, StaleEpoch, TooLarge
-from quarterdeck.specs.protocol import BeatReply
+from quarterdeck.specs.beats import BeatReply
 from quarterdeck_workers.supervisor.spool import Spool
 
 EVERY_SECONDS = 2.0

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quarterdeck.specs.protocol import Blame, Failure
+from quarterdeck.specs.beats import Blame, Failure
 
 SETTLE_SECONDS = 1.0
 """After the first sign of failure, how long to listen for one that came before it."""
@@ -32,7 +32,7 @@ class RankFailure:
     explained: bool = False
     """The process said it itself; not only its exit tells."""
     reason: str = ""
-    """Its kind, where it is known: see `specs.protocol.Failure`."""
+    """Its kind, where it is known: see `specs.beats.Failure`."""
 
     def report(self, stacks: dict[int, str] | None = None) -> Failure:
         """As the control plane hears it."""

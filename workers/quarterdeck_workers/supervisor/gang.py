@@ -23,14 +23,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from quarterdeck.specs.accelerator_share import WHOLE
-from quarterdeck.specs.protocol import (
-    Blame,
-    CheckpointManifest,
-    OutputAsset,
-    RankPlacement,
-    RunOrder,
-    TunnelToOpen,
-)
+from quarterdeck.specs.beats import Blame, CheckpointManifest, OutputAsset
+from quarterdeck.specs.protocol import RankPlacement, RunOrder, TunnelToOpen
 from quarterdeck_workers.rank.process import RankNews
 from quarterdeck_workers.supervisor.berths import NODE_TEMP
 from quarterdeck_workers.supervisor.clocks import HostClock

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from quarterdeck.specs.protocol import RankSeconds
+from quarterdeck.specs.beats import RankSeconds
 
 MAX_OPEN_STEPS = 4096
 """More steps since a checkpoint than this are kept as sums."""

@@ -19,13 +19,8 @@ from pathlib import Path
 import ray
 
 from quarterdeck.artifacts import ArtifactError
-from quarterdeck.specs.protocol import (
-    Blame,
-    CheckpointManifest,
-    OutputAsset,
-    RunOrder,
-    TunnelToOpen,
-)
+from quarterdeck.specs.beats import Blame, CheckpointManifest, OutputAsset
+from quarterdeck.specs.protocol import RunOrder, TunnelToOpen
 from quarterdeck_workers.rank.code import fetch_code
 from quarterdeck_workers.rank.errors import DataError, blame_of
 from quarterdeck_workers.rank.folders import restore_folder

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from quarterdeck.specs.protocol import (
+from quarterdeck.specs.beats import (
     CheckpointManifest,
     Endpoint,
     LogMatch,
     MetricRow,
     OutputAsset,
-    RankPlacement,
     RankState,
     RunEvent,
     RunPhase,
 )
+from quarterdeck.specs.protocol import RankPlacement
 from quarterdeck_workers.supervisor.failures import RankFailure, exit_failure
 from quarterdeck_workers.supervisor.goodput import Goodput
 from quarterdeck_workers.supervisor.spool import Spool

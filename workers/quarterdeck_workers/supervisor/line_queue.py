@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from quarterdeck.specs.protocol import LogChunk
+from quarterdeck.specs.beats import LogChunk
 from quarterdeck_workers.rank.logs import dropped_marker
 
 Stream = Literal["output", "setup"]

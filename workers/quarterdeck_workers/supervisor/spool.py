@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from quarterdeck.specs.protocol import (
+from quarterdeck.specs.beats import (
     CheckpointManifest,
     LogMatch,
     MetricRow,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quarterdeck.specs.protocol import Blame
+from quarterdeck.specs.beats import Blame
 from quarterdeck_workers.rank.errors import DataError
 
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 
-from quarterdeck.specs.protocol import CheckpointManifest
+from quarterdeck.specs.beats import CheckpointManifest
 from quarterdeck_workers.checkpoint.errors import SaveFailed
 from quarterdeck_workers.checkpoint.restore import open_checked
 from quarterdeck_workers.checkpoint.save import Progress, save

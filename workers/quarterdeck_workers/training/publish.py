@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quarterdeck.artifacts import folder_digest
-from quarterdeck.specs.protocol import CheckpointManifest, OutputAsset
+from quarterdeck.specs.beats import CheckpointManifest, OutputAsset
 from quarterdeck_workers.checkpoint.reader import CheckpointReader
 from quarterdeck_workers.models.folders import export
 from quarterdeck_workers.training.inputs import Inputs

@@ -18,17 +18,10 @@ from quarterdeck.api.state import ApiState, State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.api.tunnels import token_for
 from quarterdeck.routing.shares import shares
+from quarterdeck.specs.beats import BeatReply, RunBeat
 from quarterdeck.specs.gateway_snapshot import GatewaySnapshot
 from quarterdeck.specs.observations import GatewayObservations, GatewayShares, Wake
-from quarterdeck.specs.protocol import (
-    AgentBeat,
-    AgentWork,
-    BeatReply,
-    Claim,
-    RunBeat,
-    RunOrder,
-    TunnelToOpen,
-)
+from quarterdeck.specs.protocol import AgentBeat, AgentWork, Claim, RunOrder, TunnelToOpen
 from quarterdeck.store import agents, beats
 from quarterdeck.store.gateways import hear_gateway
 from quarterdeck.store.observations import record_observations, wake_service

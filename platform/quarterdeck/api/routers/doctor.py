@@ -14,7 +14,7 @@ from quarterdeck.api.problems import documented
 from quarterdeck.api.state import ApiState, State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.artifacts import ArtifactError
-from quarterdeck.specs.protocol import CheckpointManifest
+from quarterdeck.specs.beats import CheckpointManifest
 from quarterdeck.specs.reports import DoctorCheck, DoctorReport
 from quarterdeck.store import proof
 from quarterdeck.store.proof import Violation

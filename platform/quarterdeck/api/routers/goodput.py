@@ -16,7 +16,7 @@ from quarterdeck.api.state import State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.lifecycle.goodput import Cost
 from quarterdeck.specs.base import NAME_PATTERN
-from quarterdeck.specs.protocol import RankSeconds
+from quarterdeck.specs.beats import RankSeconds
 from quarterdeck.specs.reports import FleetGoodput, IncidentCost, JobGoodput
 from quarterdeck.store import goodput
 

@@ -15,7 +15,8 @@ from quarterdeck.api.routers.assets import VersionPath
 from quarterdeck.api.state import State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.specs.base import NAME_PATTERN
-from quarterdeck.specs.protocol import FileEntry, ResolvedAsset, WeightsOrder
+from quarterdeck.specs.beats import FileEntry
+from quarterdeck.specs.protocol import ResolvedAsset, WeightsOrder
 from quarterdeck.specs.resources import FieldProblem
 from quarterdeck.specs.warming import (
     WEIGHTS,
