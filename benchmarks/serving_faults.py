@@ -18,6 +18,7 @@ import argparse
 import json
 import random
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -82,8 +83,8 @@ class Trouble:
             self._mood.write_text(json.dumps(told))
             return True
         found = [target for target in targets(self._platform.home) if self._hit(target, kind)]
-        if not found:
-            return False
+        if not found or (kind == "gateway" and not self._all_gateways_listen()):
+            return False  # a client has one retry: one gateway at a time
         target = self._random.choice(found)
         if kind == "stop":
             threading.Thread(target=chaos.hold, args=(target, HELD_SECONDS), daemon=True).start()
@@ -93,6 +94,14 @@ class Trouble:
     def _hit(self, target: Target, kind: str) -> bool:
         wanted = "gateway" if kind == "gateway" else "rank"
         return target.kind == wanted
+
+    def _all_gateways_listen(self) -> bool:
+        for port in self._platform.gateway_ports:
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                if probe.connect_ex(("127.0.0.1", port)) != 0:
+                    return False
+        return True
 
     def _port(self) -> int:
         with self._platform.connect() as client:
@@ -183,7 +192,7 @@ def run(platform: Installation, mood: Path, options: argparse.Namespace) -> int:
     for words in load.wrong[-40:]:
         print(words, file=sys.stderr)
     print(f"faults: {dict(trouble.counts)}; {', '.join(done)}")
-    print(f"requests: {dict(counts)}")
+    print(f"requests: {dict(counts)}; refused: {dict(load.reasons)}")
     refused = counts["refused"] / max(1, counts["requests"])
     report(
         "serving_faults",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import threading
 import time
@@ -27,7 +28,9 @@ class Load:
     pause: float = 0.2
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    """What went wrong, in words, the first hundred."""
+    """Requests that failed or were refused at last, in words of both tries; the first hundred."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Codes of what was refused at last."""
 
     def start(self) -> None:
         self._over = threading.Event()
@@ -52,41 +55,47 @@ class Load:
             stream = draw.random() < 0.5
             urls = self.urls if draw.random() < 0.5 else list(reversed(self.urls))
             self.counts["requests"] += 1
-            outcome = ""
+            outcome, tries = "", []
             for attempt, url in enumerate((urls * 2)[:2]):
-                outcome = await self._ask(session, url, stream)
+                outcome, words = await self._ask(session, url, stream)
+                tries.append(f"{time.strftime('%H:%M:%S')} {words[:200]}")
                 if outcome in ("answered", "broken", "silent"):
                     break
                 if attempt == 0:
                     self.counts["retried"] += 1
             self.counts[outcome] += 1
+            if outcome == "refused":
+                self.reasons[_code(words)] += 1
+            if outcome in ("refused", "failed", "silent") and len(self.wrong) < 100:
+                self.wrong.append(f"{outcome}: {' | '.join(tries)}")
             await asyncio.sleep(self.pause * draw.uniform(0.5, 1.5))
 
-    async def _ask(self, session: aiohttp.ClientSession, url: str, stream: bool) -> str:
-        """answered; broken (a stream that ended with an error event or with its connection);
-        silent (one that just ended); refused; failed."""
+    async def _ask(self, session: aiohttp.ClientSession, url: str, stream: bool) -> tuple[str, str]:
+        """The outcome and its words. answered; broken (a stream that ended with an error event or
+        with its connection); silent (one that just ended); refused; failed."""
         body = {"model": self.model, "prompt": "hello", "max_tokens": 20, "stream": stream}
         begun = False
         try:
             async with session.post(f"{url}/v1/completions", json=body) as answer:
                 if answer.status in _REFUSALS:
-                    return self._note("refused", await answer.text())
+                    return "refused", await answer.text()
                 if answer.status != 200:
-                    return self._note("failed", f"{answer.status} {await answer.text()}")
+                    return "failed", f"{answer.status} {await answer.text()}"
                 last = b""
                 async for piece in answer.content.iter_any():
                     begun = True
                     last = (last + piece)[-4096:]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             words = f"{type(error).__name__}: {error}"
-            return self._note("broken", words) if begun and stream else self._note("failed", words)
+            return ("broken" if begun and stream else "failed"), words
         if not stream or b"data: [DONE]" in last:
-            return "answered"
-        if b'data: {"error"' in last:
-            return self._note("broken", last.decode(errors="replace")[-200:])
-        return self._note("silent", last.decode(errors="replace")[-200:])
+            return "answered", ""
+        words = last.decode(errors="replace")[-200:]
+        return ("broken" if b'data: {"error"' in last else "silent"), words
 
-    def _note(self, outcome: str, words: str) -> str:
-        if len(self.wrong) < 100:
-            self.wrong.append(f"{time.strftime('%H:%M:%S')} {outcome}: {words[:200]}")
-        return outcome
+
+def _code(answer: str) -> str:
+    try:
+        return str(json.loads(answer)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return "no error object"
