@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from quarterdeck.gateway.corked import Corked
 from quarterdeck.gateway.leaving import EXTENSION, Watched
 
-_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+_UPGRADE = re.compile(rb"\r\nupgrade:(?![ \t]*websocket[ \t]*\r\n)", re.IGNORECASE)
 SLOWEST_BYTES = 64 * 2**10
 Refusal = Callable[[int, str], tuple[str, bytes]]
 """From a status and a message to an answer's content type and body."""
@@ -189,7 +189,8 @@ class _BoundedProtocol(HttpToolsProtocol):
 def _without_upgrade(data: bytes) -> bytes:
     """A header that offers another protocol than HTTP/1.1, without the offer, which nobody must
     take up (RFC 9110, section 7.8): the parser would give the body up. Java's client and
-    `curl --http2` ask so in a connection's first request."""
+    `curl --http2` ask so in a connection's first request. WebSockets, of which the api's tunnels
+    are, have no body to lose."""
     end = data.find(b"\r\n\r\n")
     offer = _UPGRADE.search(data, 0, end if end >= 0 else len(data))
     if offer is None:
