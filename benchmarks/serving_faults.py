@@ -3,7 +3,9 @@
 Two gateways, a service of engines that misbehave when told to (`benchmarks.naughty_engine`), and
 clients that retry once, at the other gateway. Faults at random: SIGKILL and SIGSTOP of an engine,
 5xx, garbage, hang-ups and trickles of one, SIGKILL of a gateway; and in their time two rollouts,
-the way back from one, and the api stopped for a minute.
+the way back from one, and the api stopped for a minute, in which nothing is replaced. A fault of an
+engine comes only where two others are whole: what happens when all are dead at once needs no
+measuring.
 
     python -m benchmarks.serving_faults --quick      # a minute
     python -m benchmarks.serving_faults              # 20 minutes
@@ -24,7 +26,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from benchmarks.harness import report
 from benchmarks.installation import Installation, Shape, installation
@@ -38,6 +43,7 @@ ENGINE = Path(__file__).with_name("naughty_engine.py")
 MOODS = ("5xx", "garbage", "close", "trickle")
 KINDS = {"kill": 4, "stop": 2, "gateway": 2, **dict.fromkeys(MOODS, 1)}
 HELD_SECONDS = 20.0
+START_SECONDS = 10.0
 MOOD_SECONDS = 8.0
 REFUSED_SHARE = 0.01
 
@@ -59,6 +65,7 @@ class Trouble:
         self._platform = platform
         self._mood = mood
         self._every = every
+        self._hurt_at: list[float] = []
         self._random = random.Random(seed)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -78,6 +85,10 @@ class Trouble:
                 print(f"{time.strftime('%H:%M:%S')} {kind}", file=sys.stderr, flush=True)
 
     def _one(self, kind: str) -> bool:
+        if kind != "gateway" and self._whole() < 3:
+            return False
+        if kind == "stop" or kind in MOODS:  # the killed are not counted as started
+            self._hurt_at.append(time.monotonic())
         if kind in MOODS:
             told = {"port": self._port(), "mood": kind, "until": time.time() + MOOD_SECONDS}
             self._mood.write_text(json.dumps(told))
@@ -94,6 +105,18 @@ class Trouble:
     def _hit(self, target: Target, kind: str) -> bool:
         wanted = "gateway" if kind == "gateway" else "rank"
         return target.kind == wanted
+
+    def _whole(self) -> int:
+        """Engines that have had the time to start, less those that may still be hurt."""
+        ranks = [target for target in targets(self._platform.home) if target.kind == "rank"]
+        born = []
+        for target in ranks:
+            with suppress(psutil.Error):  # it has just died
+                born.append(target.processes[0].create_time())
+        started = sum(time.time() - at > START_SECONDS for at in born)
+        since = time.monotonic() - HELD_SECONDS
+        self._hurt_at = [at for at in self._hurt_at if at > since]
+        return started - len(self._hurt_at)
 
     def _all_gateways_listen(self) -> bool:
         for port in self._platform.gateway_ports:
@@ -189,7 +212,7 @@ def run(platform: Installation, mood: Path, options: argparse.Namespace) -> int:
     time.sleep(5)
     load.stop()
     counts = load.counts
-    for words in load.wrong[-40:]:
+    for words in sorted(load.wrong)[:40]:
         print(words, file=sys.stderr)
     print(f"faults: {dict(trouble.counts)}; {', '.join(done)}")
     print(f"requests: {dict(counts)}; refused: {dict(load.reasons)}")
