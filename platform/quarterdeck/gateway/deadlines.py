@@ -51,19 +51,14 @@ def protocol_for(settings: Bounds, refusal: Refusal = openai_refusal) -> type[Ht
 
     class BoundedProtocol(_BoundedProtocol):
         bounds = settings
-
-        def refuse(self, status: int, message: str) -> tuple[str, bytes]:
-            return refusal(status, message)
+        refuse = staticmethod(refusal)
 
     return BoundedProtocol
 
 
 class _BoundedProtocol(HttpToolsProtocol):
     bounds: Bounds
-
-    def refuse(self, status: int, message: str) -> tuple[str, bytes]:
-        """Content type and body of a refusal."""
-        raise NotImplementedError
+    refuse: Refusal
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,13 +120,21 @@ def test_daemons_of_any_depth_are_gone_with_the_rank(tmp_path: Path, ending: str
     assert alive(pids, 2) == []
 
 
-def test_a_disk_that_a_run_has_filled_is_told_from_one_that_was_full(tmp_path: Path) -> None:
-    disk = tmp_path / "work"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A disk of its own at `folder`; skips the test where none can be mounted."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("this user cannot mount a small disk")
     try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_a_run_has_filled_is_told_from_one_that_was_full(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "work", "8m") as disk:
         said = []
         for others in (1, 7):
             (disk / "others").write_bytes(b"x" * others * 2**20)
@@ -137,17 +147,10 @@ def test_a_disk_that_a_run_has_filled_is_told_from_one_that_was_full(tmp_path: P
             said.append(end["filled"])
             shutil.rmtree(disk / "mine", ignore_errors=True)
         assert said == ["7 MiB of its own files fill a disk of 8 MiB", ""]
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_run_that_fills_a_disk_ends_before_the_others_have_no_room(tmp_path: Path) -> None:
-    disk = tmp_path / "work"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("this user cannot mount a small disk")
-    try:
+    with small_disk(tmp_path / "work", "40m") as disk:
         (disk / "mine").mkdir()
         command = f"head -c 39M /dev/zero > {disk}/mine/big; sleep 600"
         started = replace(launch(tmp_path, command=command), workdir=str(disk / "mine"))
@@ -158,8 +161,6 @@ def test_a_run_that_fills_a_disk_ends_before_the_others_have_no_room(tmp_path: P
         assert failure["blame"] == "user_code"
         assert "39 MiB of its own files fill a disk of 40 MiB" in failure["message"]
         assert news.messages[-1] == {**news.messages[-1], "type": "gone", "clean": True}
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def ended(recorder: Recorder, name: str, command: str, **fields: Any) -> Any:
