@@ -127,9 +127,18 @@ class Trouble:
         return True
 
     def _port(self) -> int:
-        with self._platform.connect() as client:
-            urls = [each.url for each in client.services.get("echo").replicas if each.url]
-        return int(self._random.choice(urls).rpartition(":")[2]) if urls else -1
+        """Of an engine, by its own command line: the api may be away. -1 where none lives."""
+        ports = []
+        for target in targets(self._platform.home):
+            if target.kind == "rank":
+                with suppress(psutil.Error):
+                    family = [*target.processes, *target.processes[0].children(recursive=True)]
+                    ports += [found for one in family if (found := _after("--port", one.cmdline()))]
+        return int(self._random.choice(sorted(set(ports)))) if ports else -1
+
+
+def _after(option: str, words: list[str]) -> str:
+    return words[words.index(option) + 1] if option in words[:-1] else ""
 
 
 def apart(platform: Installation, mood: Path, replicas: int, seconds: float) -> list[str]:
