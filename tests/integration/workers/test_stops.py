@@ -13,12 +13,20 @@ from quarterdeck.specs.protocol import ResumeFrom
 HANG = """
 cat > job.py <<'END'
 import os, time
+from pathlib import Path
 from quarterdeck_workers import report
 
 def wait_for_the_others():
     time.sleep(600)
 
-report(1, {"loss": 2.5}, steps_total=9)
+# A slow machine starts one long before the other: only both together stand still.
+step, there = 1, Path(os.environ["MEETING"])
+report(step, {"loss": 2.5})
+there.joinpath(os.environ["RANK"]).touch()
+while len(list(there.iterdir())) < 2:
+    time.sleep(0.2)
+    step += 1
+    report(step, {"loss": 2.5})
 wait_for_the_others()
 END
 exec python job.py
@@ -36,8 +44,11 @@ exec python job.py
 """
 
 
-def test_hanging_rank_is_reported_with_stacks(recorder: Recorder, machine: Machine) -> None:
-    run = recorder.submit("hang", "command", {"command": HANG}, ranks=2, stall_after=2.0)
+def test_hanging_rank_is_reported_with_stacks(
+    recorder: Recorder, machine: Machine, tmp_path: Path
+) -> None:
+    spec = {"command": HANG, "env": {"MEETING": str(tmp_path)}}
+    run = recorder.submit("hang", "command", spec, ranks=2, stall_after=2.0)
     failure = recorder.ended(run).failure
     assert failure is not None
     assert "stalled" in failure.message

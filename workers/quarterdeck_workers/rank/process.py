@@ -41,6 +41,8 @@ _CONNECT_SECONDS = 120.0
 _ACCEPT_SECONDS = 0.2
 _LAST_LINES_SECONDS = 1.0
 """How long an exit waits for what was written before it, which tells who is to blame."""
+_STACKS_PAUSE = 0.2
+"""Between two looks at stacks that are being written, seconds."""
 _LAST_WORDS_SECONDS = 60.0
 """How long what a dead process has said may take to be read, and its last folder to be kept."""
 _URGENT = frozenset({"failure", "checkpoint", "output", "endpoint", "phase", "exit", "gone"})
@@ -365,19 +367,29 @@ class RankProcess:
         if alive >= 0:
             os.close(alive)
 
-    def stacks(self, wait: float = 1.0) -> str:
-        """The stacks of the process's threads; of programs that never reported, what the kernel
-        tells: names and states of the processes."""
+    def stacks(self, wait: float = 5.0) -> str:
+        """The stacks of the process's threads, if they come within `wait` seconds; of programs
+        that never reported, what the kernel tells: names and states of the processes."""
         if self.pid is None or self.gone.is_set():
             return ""
         pids = [self.pid] if self.launch.command is None else sorted(self._reporters)
-        file = Path(self.launch.private, STACKS_FILE)
         for pid in pids:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGUSR1)
-        if pids:
-            time.sleep(wait)
-        with suppress(OSError):
-            if text := file.read_text(encoding="utf-8", errors="replace"):
-                return self._masker.text(text[-64 * 1024 :])
+        if pids and (text := _written(Path(self.launch.private, STACKS_FILE), wait)):
+            return self._masker.text(text[-64 * 1024 :])
         return self._masker.text(kernel_view(self.pid))
+
+
+def _written(file: Path, wait: float) -> str:
+    """What stands in a file once it grows no more; empty if nothing came within `wait` seconds."""
+    deadline = time.monotonic() + wait
+    before = ""
+    while time.monotonic() < deadline:
+        time.sleep(_STACKS_PAUSE)
+        with suppress(OSError):
+            now = file.read_text(encoding="utf-8", errors="replace")
+            if now and now == before:
+                break
+            before = now
+    return before
