@@ -257,7 +257,7 @@ def _admissions(database: Database, jobs: int) -> float:
             first, already = now, seen
         if seen >= jobs:
             break
-        time.sleep(0.05)
+        time.sleep(0.25)
     if first is None:
         raise SystemExit("nothing was admitted")
     if now == first:

@@ -8,6 +8,7 @@ must agree.
 
     python -m benchmarks.faults --quick
     python -m benchmarks.faults --faults 1000 --database postgresql --controllers 3
+    python -m benchmarks.faults --only "run.phase running → lost"   # until five faults hit that
     python -m benchmarks.faults --quick --break claim      # must report run_twice > 0
 
 Ctrl-C ends the faults and proves what was done. Exit code 1 when a job was lost, run twice or told
@@ -57,6 +58,8 @@ ANY_SECONDS = 4.0
 """And how long for that: an earlier fault may have stopped everything."""
 WANTED_HITS = 5
 """Faults wait for transitions that had fewer; once none has, for any."""
+ONLY_SECONDS = 20.0
+"""How long they wait for the transitions that `--only` names: without faults some never come."""
 UNWANTED_FAULTS = 5
 """After a wait in vain so many take what comes: a rare transition must not slow the storm."""
 MOST_HELD = 2
@@ -85,14 +88,16 @@ class Storm:
     """Makes the faults one after the other."""
 
     def __init__(
-        self, platform: Installation, watcher: Watcher, seed: int, kinds: dict[str, int]
-    ) -> None:
+        self, platform: Installation, watcher: Watcher, seed: int, kinds: dict[str, int],
+        only: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
         self.hits: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
         self._platform = platform
         self._watcher = watcher
         self._random = random.Random(seed)
         self._weights = kinds
+        self._only = only
         self._news = threading.Condition()
         self._wanted: frozenset[str] = frozenset()
         self._moment: Moment | None = None
@@ -163,12 +168,19 @@ class Storm:
             time.sleep(0.1)
         self._held.append(self._lasting.submit(fault))
 
+    def missing(self) -> frozenset[str]:
+        """The transitions that were hit too seldom, of those that came or are named alone."""
+        names = self._only or self._seen
+        return frozenset(name for name in names if self.hits[name] < WANTED_HITS)
+
     def _await(self, number: int) -> Moment | None:
+        patience = ONLY_SECONDS if self._only else WANTED_SECONDS
         with self._news:
-            wanted = frozenset(name for name in self._seen if self.hits[name] < WANTED_HITS)
+            wanted = self.missing()
             self._moment = None
-            self._wanted = wanted if number >= self._patient_from else frozenset()
-            if self._wanted and not self._news.wait_for(lambda: self._moment, WANTED_SECONDS):
+            patient = bool(self._only) or number >= self._patient_from
+            self._wanted = wanted if patient else frozenset()
+            if self._wanted and not self._news.wait_for(lambda: self._moment, patience):
                 self._patient_from = number + UNWANTED_FAULTS
                 self._wanted = frozenset()
             if not self._wanted:
@@ -265,6 +277,10 @@ def main() -> int:
     parser.add_argument(
         "--stops", type=float, default=0.35, help="share of jobs that are suspended or cancelled"
     )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TRANSITION",
+        help="wait for this one (may be given again), and end when each was hit five times",
+    )  # fmt: skip
     parser.add_argument("--kinds", help="comma-separated, instead of all")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--controllers", type=int, default=1)
@@ -298,7 +314,8 @@ def run(
     watcher = Watcher(
         platform.home, lambda: platform.connect(retry_seconds=0), platform.gateway_answers
     )
-    storm = Storm(platform, watcher, options.seed, kinds_for(options))
+    only = frozenset(options.only)
+    storm = Storm(platform, watcher, options.seed, kinds_for(options), only)
 
     def on_event(event: Event) -> None:
         load.on_event(event)
@@ -309,7 +326,7 @@ def run(
     load.start()
     done = 0
     try:
-        while done < options.faults:
+        while done < options.faults and (not only or storm.missing()):
             fault = storm.one(done + 1)
             if fault is not None:
                 done += 1
@@ -335,7 +352,8 @@ def run(
         "faults",
         {
             "faults": done, "jobs": len(load.acknowledged), "transitions": len(storm.hits),
-            "least_hits": min(storm.hits.values()), "jobs_lost": len(verdict.lost),
+            "least_hits": min(storm.hits[name] for name in only or storm.hits),
+            "jobs_lost": len(verdict.lost),
             "run_twice": len(verdict.twice), "doubled": len(verdict.doubled),
             "doctor_wrong": int(not healthy),
         },

@@ -37,6 +37,8 @@ GAP_S = 30.0
 """A cluster unheard for longer starts its hearing anew: see ClusterRow.heard_since."""
 MOST_STARTS = 500
 """Runs to start in one answer."""
+_MOST_NAMED = 5000
+"""Rows that one statement names."""
 
 
 def record_agent_beat(
@@ -114,7 +116,16 @@ def _record_nodes(session: Session, cluster: str, beat: AgentBeat) -> None:
         row.accelerator, row.slots = report.accelerator, report.slots
         row.cpus, row.memory = report.cpus, report.memory
         row.labels, row.is_head = dict(report.labels), report.is_head
-        row.last_seen_at = database_now()
+    session.flush()
+    # Of all at once: row by row a cluster of a thousand machines would cost as many statements.
+    seen = [report.node_id for report in beat.nodes]
+    for first in range(0, len(seen), _MOST_NAMED):
+        session.execute(
+            update(NodeRow)
+            .where(NodeRow.id.in_(seen[first : first + _MOST_NAMED]))
+            .values(last_seen_at=database_now())
+            .execution_options(synchronize_session=False)
+        )
     for row in known.values():
         # Ray forgets a dead raylet after a while, and a restarted head knows none of the old.
         if row.phase != "dead":
