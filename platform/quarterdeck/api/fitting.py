@@ -9,6 +9,7 @@ from typing import Any
 
 from quarterdeck.api.documents import Document, refuse
 from quarterdeck.api.problems import ProblemError
+from quarterdeck.api.role_fit import lacking_roles
 from quarterdeck.planner.elastic import smaller_layouts
 from quarterdeck.planner.hardware import CPU, Accelerator, builtin_catalogue, cpu_slot
 from quarterdeck.planner.plan import Plan, describe, plan_pretrain, workload_of
@@ -44,18 +45,20 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Fleet:
-    """The living machines: one entry for each cluster and kind, and each cluster's slots."""
+    """The living machines: one entry for each cluster and kind, and the slots of each cluster by
+    accelerator, in lower case."""
 
     hardware: Mapping[str, Sequence[Hardware]]
-    slots: Mapping[str, int]
+    slots: Mapping[str, Mapping[str, int]]
 
 
 def read_fleet(session: Session) -> Fleet:
     """What is alive now."""
     hardware: dict[str, list[Hardware]] = {}
-    slots: dict[str, int] = {}
+    slots: dict[str, dict[str, int]] = {}
     for node in fleet_queries.living_machines(session):
-        slots[node.cluster] = slots.get(node.cluster, 0) + node.slots * node.count
+        models, model = slots.setdefault(node.cluster, {}), node.accelerator.lower()
+        models[model] = models.get(model, 0) + node.slots * node.count
         entry = _hardware(node)
         known = hardware.setdefault(node.cluster, [])
         if entry is not None and entry not in known:
@@ -269,12 +272,14 @@ def _any_hardware() -> Hardware:
 
 def _capacity_note(document: Document, ranks: int | None, fleet: Fleet) -> str:
     cluster = document.parsed.cluster
-    sizes = [slots for name, slots in fleet.slots.items() if cluster in (None, name)]
+    sizes = [sum(slots.values()) for name, slots in fleet.slots.items() if cluster in (None, name)]
     if not document.is_job or ranks is None:
         return ""
     if not sizes:
         where = f"cluster {cluster!r}" if cluster else "a cluster"
         return f"waits for {where} to connect"
+    if lacking := lacking_roles(document.parsed, fleet.slots):
+        return f"waits: needs {lacking}"
     if ranks > max(sizes):
         return f"waits: needs {ranks} slots, the largest cluster has {max(sizes)}"
     return ""

@@ -20,6 +20,7 @@ from quarterdeck.api.fitting import (
 )
 from quarterdeck.api.problems import ProblemError
 from quarterdeck.api.resolution import Resolver
+from quarterdeck.api.role_fit import check_roles
 from quarterdeck.api.share_fit import check_shares
 from quarterdeck.api.workdirs import check_workdirs
 from quarterdeck.artifacts import ArtifactStore
@@ -81,6 +82,7 @@ def prepare(
         fleet = read_fleet(session)
         if not wishes.force:
             check_shares(session, documents, fleet)
+            check_roles(documents, fleet.slots)
     judgements = {
         document.path: _judge(
             document, fleet, vocabulary_of(document, documents), force=wishes.force

@@ -15,6 +15,7 @@ from quarterdeck.cli.workdirs import source_text
 
 if TYPE_CHECKING:
     from quarterdeck.client import Client
+    from quarterdeck.specs.protocol import RankPlacement
     from quarterdeck.specs.resources import Job, Replica, Run, Service, ServiceStep
 
 LAST_EVENTS = 15
@@ -74,6 +75,7 @@ def _job(client: Client, job: Job) -> None:
         Column("PHASE", lambda run: run.phase),
         Column("REASON", lambda run: run.reason),
         Column("CLUSTER", lambda run: run.cluster),
+        Column("ACCELERATOR", accelerators),
         Column("RESUMED-FROM", lambda run: run.resumed_from_step),
         Column("STEP", lambda run: run.step),
         Column("GOODPUT", _goodput),
@@ -84,6 +86,9 @@ def _job(client: Client, job: Job) -> None:
         _section("members", _members(client, job))
     if found := client.jobs.runs(job.id):
         _section("attempts", table(found, runs))
+        if job.spec.get("roles"):
+            newest = max(found, key=lambda run: run.epoch)
+            _section(f"roles of attempt {newest.attempt}", roles_text(newest))
     if costs := client.jobs.goodput(job.id).incidents:
         _section("incidents, in rank time", incidents_table(costs))
     if kept := client.jobs.checkpoints(job.id):
@@ -141,6 +146,27 @@ def _service(client: Client, service: Service) -> None:
         _section("replicas", table(service.replicas, replicas))
     last = list(client.services.events(service.id))[-LAST_EVENTS:]
     _section("last events", "\n".join(event_line(event) for event in last))
+
+
+def roles_text(run: Run) -> str:
+    """A line for each role of a gang: its ranks and what they hold."""
+    roles: dict[str, list[RankPlacement]] = {}
+    for place in sorted(run.placements, key=lambda place: place.rank):
+        roles.setdefault(place.role, []).append(place)
+    lines = []
+    for name, places in roles.items():
+        first, last = places[0].rank, places[-1].rank
+        ranks = f"rank {first}" if first == last else f"ranks {first} to {last}"
+        slots = sum(place.slots for place in places)
+        machines = len({place.node_id for place in places})
+        where = "1 machine" if machines == 1 else f"{machines} machines"
+        lines.append(f"{name}  {ranks}  {slots} × {places[0].accelerator or 'slot'} on {where}")
+    return "\n".join(lines)
+
+
+def accelerators(run: Run) -> str:
+    """The models that its ranks got, each once."""
+    return ", ".join(dict.fromkeys(place.accelerator for place in run.placements))
 
 
 def why_ended(run: Run) -> str:

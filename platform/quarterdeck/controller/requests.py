@@ -200,6 +200,7 @@ def _parts(roles: Mapping[str, Any] | None, common: Mapping[str, Any]) -> tuple[
             ranks=int(role["ranks"]),
             cpus=own.get("cpus") or common.get("cpus"),
             memory=own.get("memory") or common.get("memory"),
+            accelerator=own.get("accelerator") or common.get("accelerator"),
         )
         for name, role in (roles or {}).items()
         for own in (role.get("resources") or {},)

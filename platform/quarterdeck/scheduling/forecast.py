@@ -1,7 +1,8 @@
 """When waiting gangs can start, from the `max_duration` of what runs.
 
 The estimate is pessimistic about ends (everything runs for its whole `max_duration`) and keeps
-the order: a gang never starts before one that waits ahead of it in the same pool.
+the order: a gang never starts before one that waits ahead of it in the same pool. One that needs
+several pools starts when all of them have room and everything ahead of it in each has started.
 """
 
 from __future__ import annotations
@@ -12,38 +13,76 @@ from datetime import datetime, timedelta
 
 from quarterdeck.scheduling.placement import Pool
 from quarterdeck.scheduling.snapshot import Hold, Request
+from quarterdeck.scheduling.spread import PoolState, Wait, place, take
+
+
+class _Future:
+    """One pool from now on."""
+
+    def __init__(self, pool: Pool, holds: Sequence[Hold], now: datetime) -> None:
+        self.pool = pool.copy()
+        self.clock = now
+        """The start of the last gang."""
+        self.known = True
+        self._ends = [(hold.ends_at, hold) for hold in holds if hold.ends_at is not None]
+        self._ends.sort(key=lambda pair: pair[0])
+
+    @property
+    def next_end(self) -> datetime | None:
+        return self._ends[0][0] if self._ends else None
+
+    def end_one(self) -> None:
+        self.pool.hold(self._ends.pop(0)[1], sign=-1)
+
+    def advance(self, clock: datetime) -> None:
+        """Go on to the start of a gang that other pools hold back."""
+        while clock > self.clock and self._ends and self._ends[0][0] <= clock:
+            self.end_one()
+        self.clock = clock
+
+    def add(self, hold: Hold, ends_at: datetime) -> None:
+        self._ends.append((ends_at, replace(hold, ends_at=ends_at)))
+        self._ends.sort(key=lambda pair: pair[0])
 
 
 def starts(
-    pool: Pool, holds: Sequence[Hold], waiting: Sequence[Request], now: datetime
+    states: Sequence[PoolState], waiting: Sequence[Wait], now: datetime
 ) -> list[datetime | None]:
     """The start of each waiting gang, in order; None where no known end makes room.
 
-    `pool` is as it is now, with `holds` taken already. Once one start is unknown, all later are.
+    `states` are all pools of the waiting gangs, with what runs taken already. Once one start is
+    unknown, all later ones in its pools are.
     """
-    future = pool.copy()
-    open_holds = sorted(
-        (hold for hold in holds if hold.ends_at is not None),
-        key=lambda hold: hold.ends_at or now,
-    )
-    clock = now
-    answers: list[datetime | None] = []
-    for request in waiting:
-        placed = future.place(request)
-        while placed is None and open_holds:
-            ended = open_holds.pop(0)
-            future.hold(ended, sign=-1)
-            clock = max(clock, ended.ends_at or now)
-            placed = future.place(request)
-        if placed is None:
-            return answers + [None] * (len(waiting) - len(answers))
-        answers.append(clock)
-        taken = future.take(request, placed)
+    futures = {state.key: _Future(state.pool, state.holds, now) for state in states}
+    return [
+        _start(wait.request, [futures[state.key] for state in wait.site.states], now)
+        for wait in waiting
+    ]
+
+
+def _start(request: Request, futures: Sequence[_Future], now: datetime) -> datetime | None:
+    clock = max(future.clock for future in futures)
+    pools = [future.pool for future in futures]
+    placed = None
+    if all(future.known for future in futures):
+        for future in futures:
+            future.advance(clock)
+        placed = place(pools, request)
+        while placed is None and (ending := [one for one in futures if one.next_end]):
+            first = min(ending, key=lambda one: one.next_end or now)
+            clock = max(clock, first.next_end or now)
+            first.end_one()
+            placed = place(pools, request)
+    if placed is None:
+        for future in futures:
+            future.known = False
+        return None
+    hold = take(pools, request, placed)
+    for future in futures:
+        future.clock = clock
         if request.max_duration is not None:
-            ends_at = clock + timedelta(seconds=request.max_duration)
-            open_holds.append(replace(taken, ends_at=ends_at))
-            open_holds.sort(key=lambda hold: hold.ends_at or now)
-    return answers
+            future.add(hold, clock + timedelta(seconds=request.max_duration))
+    return clock
 
 
 def delays(before: Sequence[datetime | None], after: Sequence[datetime | None]) -> bool:

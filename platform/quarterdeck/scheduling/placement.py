@@ -1,21 +1,23 @@
 """Where a gang's ranks go inside one pool.
 
-A pool is the machines of one cluster with one accelerator: a gang never spans clusters and never
-mixes accelerators. The rank map is rank = (pp·D + dp)·T + tp. A tensor group (T neighbouring
-ranks) talks in every layer, so it never leaves a machine; a pipeline stage (D·T ranks) is kept
-on one machine too where that is possible, so that gradients are reduced inside machines and only
-activations cross the network. Four stages of 2 × TP 4 on four machines of 8: machine i has stage i.
+A pool is the machines of one cluster with one accelerator: a gang never spans clusters, and spans
+pools only where its roles name several accelerators (spread.py). The rank map is
+rank = (pp·D + dp)·T + tp. A tensor group (T neighbouring ranks) talks in every layer, so it never
+leaves a machine; a pipeline stage (D·T ranks) is kept on one machine too where that is possible, so
+that gradients are reduced inside machines and only activations cross the network. Four stages of
+2 × TP 4 on four machines of 8: machine i has stage i.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from quarterdeck.scheduling.sharing import NOTHING, added, best_slot, freest
-from quarterdeck.scheduling.snapshot import Hold, NodeView, Request
+from quarterdeck.scheduling.snapshot import Hold, NodeView, Part, Request
 from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.protocol import RankPlacement
 
@@ -105,7 +107,7 @@ class Pool:
         stage = request.data * request.tensor
         by_stage = self._pack(request, request.pipeline, stage)
         chosen = by_stage or self._pack(request, request.pipeline * request.data, request.tensor)
-        return None if chosen is None else _ranks(chosen)
+        return None if chosen is None else self._ranks(chosen)
 
     def _place_part(self, request: Request) -> tuple[RankPlacement, ...] | None:
         """A single rank on a part of a slot."""
@@ -113,7 +115,13 @@ class Pool:
         if found is None:
             return None
         node_id, number = found
-        return (RankPlacement(rank=0, node_id=node_id, share=request.share, shared_slot=number),)
+        accelerator = self.rooms[node_id].node.accelerator
+        return (
+            RankPlacement(
+                rank=0, node_id=node_id, share=request.share, shared_slot=number,
+                accelerator=accelerator,
+            ),
+        )  # fmt: skip
 
     @property
     def freest(self) -> int:
@@ -126,22 +134,17 @@ class Pool:
 
     def _place_parts(self, request: Request) -> tuple[RankPlacement, ...] | None:
         """The roles one after the other, the most demanding first, numbered as they are written."""
-        trial = self.copy()
-        placed: dict[str, tuple[RankPlacement, ...]] = {}
         by_need = sorted(request.parts, key=lambda part: (-(part.memory or 0), -(part.cpus or 0.0)))
+        trial = self.copy() if len(by_need) > 1 else self
+        placed: dict[str, Sequence[RankPlacement]] = {}
         for part in by_need:
             found = trial.place(request.of(part))
             if found is None:
                 return None
-            trial.take(request.of(part), found)
+            if trial is not self:
+                trial.take(request.of(part), found)
             placed[part.role] = found
-        ranks: list[RankPlacement] = []
-        for part in request.parts:
-            for place in placed[part.role]:
-                local = sum(other.node_id == place.node_id for other in ranks)
-                update = {"rank": len(ranks), "role": part.role, "local_rank": local}
-                ranks.append(place.model_copy(update=update))
-        return tuple(ranks)
+        return numbered(request.parts, placed)
 
     def take(self, request: Request, placements: Sequence[RankPlacement]) -> Hold:
         """Reserve `placements`; the hold that stands for them."""
@@ -197,6 +200,19 @@ class Pool:
             left -= taken
         return chosen
 
+    def _ranks(self, chosen: Sequence[tuple[str, int]]) -> tuple[RankPlacement, ...]:
+        placements: list[RankPlacement] = []
+        for node_id, ranks in chosen:
+            accelerator = self.rooms[node_id].node.accelerator
+            for local_rank in range(ranks):
+                placements.append(
+                    RankPlacement(
+                        rank=len(placements), node_id=node_id, local_rank=local_rank,
+                        accelerator=accelerator,
+                    )
+                )  # fmt: skip
+        return tuple(placements)
+
     def _fullest(self, request: Request, units: int, size: int) -> str | None:
         """The fullest machine that takes the whole gang."""
         first = bisect_left(self._fullest_first, (units * size, -1))
@@ -207,27 +223,35 @@ class Pool:
         return None
 
 
-def _ranks(chosen: Sequence[tuple[str, int]]) -> tuple[RankPlacement, ...]:
-    placements: list[RankPlacement] = []
-    for node_id, ranks in chosen:
-        for local_rank in range(ranks):
-            placements.append(
-                RankPlacement(rank=len(placements), node_id=node_id, local_rank=local_rank)
-            )
-    return tuple(placements)
+def numbered(
+    parts: Sequence[Part], placed: Mapping[str, Sequence[RankPlacement]]
+) -> tuple[RankPlacement, ...]:
+    """The ranks of all roles, numbered in the order in which the roles are written."""
+    ranks: list[RankPlacement] = []
+    on_node: Counter[str] = Counter()
+    for part in parts:
+        for place in placed[part.role]:
+            local = on_node[place.node_id]
+            on_node[place.node_id] += 1
+            update = {"rank": len(ranks), "role": part.role, "local_rank": local}
+            ranks.append(place.model_copy(update=update))
+    return tuple(ranks)
 
 
 def by_node(placements: Sequence[RankPlacement]) -> tuple[RankPlacement, ...]:
     """One place for all slots of a role on a machine: what `launch: per_node` starts."""
-    slots: dict[tuple[str, str], int] = {}
+    first: dict[tuple[str, str], RankPlacement] = {}
+    slots: Counter[tuple[str, str]] = Counter()
     for place in placements:
-        slots[place.role, place.node_id] = slots.get((place.role, place.node_id), 0) + place.slots
+        seat = place.role, place.node_id
+        first.setdefault(seat, place)
+        slots[seat] += place.slots
     merged: list[RankPlacement] = []
-    for (role, node_id), count in slots.items():
-        local = sum(other.node_id == node_id for other in merged)
-        merged.append(
-            RankPlacement(
-                rank=len(merged), role=role, node_id=node_id, slots=count, local_rank=local
-            )
-        )
+    on_node: Counter[str] = Counter()
+    for seat, place in first.items():
+        update = {
+            "rank": len(merged), "slots": slots[seat], "local_rank": on_node[place.node_id],
+        }  # fmt: skip
+        on_node[place.node_id] += 1
+        merged.append(place.model_copy(update=update))
     return tuple(merged)

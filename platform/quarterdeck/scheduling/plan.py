@@ -4,43 +4,36 @@ Order: higher priority first, then earlier submission. Once a gang waits for slo
 later gangs of that pool wait too, so small work never starves big work. The one exception is
 backfill that is provably harmless: a later gang starts at once if the forecast (forecast.py) of
 every gang that waits ahead of it is known and stays the same with it running; that needs
-`max_duration` on what runs, and on the later gang unless it fits beside everything.
+`max_duration` on what runs, and on the later gang unless it fits beside everything. A gang that
+waits in several pools (spread.py) keeps free what it needs of each; the rest of a pool in which it
+would fit is not held up by another in which it does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from quarterdeck.scheduling.explain import explain
 from quarterdeck.scheduling.forecast import delays, starts
 from quarterdeck.scheduling.placement import Pool
-from quarterdeck.scheduling.snapshot import (
-    Assignment,
-    Hold,
-    NodeView,
-    Pending,
-    Plan,
-    Request,
-    Snapshot,
+from quarterdeck.scheduling.snapshot import Assignment, Pending, Plan, Request, Snapshot
+from quarterdeck.scheduling.spread import (
+    PoolKey,
+    PoolState,
+    Site,
+    Wait,
+    by_pool,
+    choices,
+    linked,
+    order,
+    queue,
+    take,
 )
 
 MAX_BACKFILL_HEADS = 16
 """With more gangs ahead than this nothing is backfilled: proving it harmless costs too much."""
-
-PoolKey = tuple[str, str]
-
-
-@dataclass
-class PoolState:
-    """One pool while a plan is made."""
-
-    key: PoolKey
-    pool: Pool
-    empty: Pool
-    holds: list[Hold]
-    waiting: list[Request] = field(default_factory=list)
 
 
 def plan(snapshot: Snapshot, now: datetime) -> Plan:
@@ -51,33 +44,32 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     pools = _pools(snapshot)
     assignments: list[Assignment] = []
     pending: list[Pending] = []
-    for asked in sorted(snapshot.requests, key=lambda r: (-r.priority, r.ordinal, r.id)):
-        mine = _eligible(snapshot, pools, asked)
-        shuns = asked.shunned and any(state.empty.place(asked) for state in mine)
-        request = asked if shuns else replace(asked, shunned={})
+    for asked in sorted(snapshot.requests, key=order):
+        mine = _eligible(pools, asked)
+        shuns = asked.shunned and any(site.place_if_empty(asked) for site in mine)
+        request = asked if shuns or not asked.shunned else replace(asked, shunned={})
         assignment = _try(mine, request, now)
         if assignment is not None:
             assignments.append(assignment)
             continue
-        possible = [state for state in mine if state.empty.place(request) is not None]
+        possible = [site for site in mine if site.place_if_empty(request) is not None]
         reason = explain(snapshot, request, mine, possible, now)
         if shrunk := _try_smaller(mine, request, now):
             assignments.append(replace(shrunk, why=reason.message))
             continue
         pending.append(reason)
-        for state in possible:
-            state.waiting.append(request)
+        for site in possible:
+            wait = Wait(request, site)
+            for state in site.states:
+                state.waiting.append(wait)
     return Plan(tuple(assignments), tuple(pending))
 
 
 def _pools(snapshot: Snapshot) -> dict[PoolKey, PoolState]:
-    nodes: dict[PoolKey, list[NodeView]] = {}
-    for node in snapshot.nodes:
-        if snapshot.clusters.get(node.cluster) and node.usable:
-            nodes.setdefault((node.cluster, node.accelerator), []).append(node)
+    usable = (node for node in snapshot.nodes if snapshot.clusters.get(node.cluster))
     states: dict[PoolKey, PoolState] = {}
-    for key in sorted(nodes):
-        pool, ids = Pool(nodes[key]), {node.id for node in nodes[key]}
+    for key, nodes in by_pool(node for node in usable if node.usable).items():
+        pool, ids = Pool(nodes), {node.id for node in nodes}
         holds = [hold for hold in snapshot.holds if not ids.isdisjoint(hold.slots)]
         empty = pool.copy()
         for hold in holds:
@@ -86,46 +78,69 @@ def _pools(snapshot: Snapshot) -> dict[PoolKey, PoolState]:
     return states
 
 
-def _eligible(
-    snapshot: Snapshot, pools: dict[PoolKey, PoolState], request: Request
-) -> list[PoolState]:
-    wanted = request.accelerator.lower() if request.accelerator else None
+def _eligible(pools: Mapping[PoolKey, PoolState], request: Request) -> list[Site]:
     return [
-        state
-        for (cluster, accelerator), state in pools.items()
-        if (request.cluster is None or request.cluster == cluster)
-        and (wanted is None or wanted == accelerator.lower())
+        pools[keys[0]].alone if len(keys) == 1 else Site(tuple(pools[key] for key in keys))
+        for keys in choices(pools, request)
     ]
 
 
-def _try(states: Sequence[PoolState], request: Request, now: datetime) -> Assignment | None:
-    for state in states:
-        if len(state.waiting) > MAX_BACKFILL_HEADS:
+def _try(sites: Sequence[Site], request: Request, now: datetime) -> Assignment | None:
+    for site in sites:
+        states = linked(site, MAX_BACKFILL_HEADS)
+        placed = site.place(request) if states is not None else None
+        if states is None or placed is None:
             continue
-        placed = state.pool.place(request)
-        if placed is None:
-            continue
-        trial = state.pool.copy() if state.waiting else state.pool
-        hold = trial.take(request, placed)
+        waiting = queue(states)
+        pools = [state.pool.copy() if waiting else state.pool for state in site.states]
+        hold = take(pools, request, placed)
         if request.max_duration is not None:
             hold = replace(hold, ends_at=now + timedelta(seconds=request.max_duration))
-        if state.waiting and not _harmless(state, trial, hold, now):
-            continue
-        state.pool = trial
-        state.holds.append(hold)
-        return Assignment(request.id, state.key[0], placed)
+        changed = list(zip(site.states, pools, strict=True))
+        if waiting:
+            trial = [
+                replace(state, pool=pool, holds=[*state.holds, hold]) for state, pool in changed
+            ]
+            if not _harmless(states, trial, waiting, now):
+                continue
+        for state, pool in changed:
+            state.pool = pool
+            state.holds.append(hold)
+        return Assignment(request.id, site.cluster, placed)
     return None
 
 
-def _try_smaller(states: Sequence[PoolState], request: Request, now: datetime) -> Assignment | None:
+def _try_smaller(sites: Sequence[Site], request: Request, now: datetime) -> Assignment | None:
     for index, (data, tensor, pipeline) in enumerate(request.smaller):
         gang = replace(request, data=data, tensor=tensor, pipeline=pipeline)
-        if assignment := _try(states, gang, now):
+        if assignment := _try(sites, gang, now):
             return replace(assignment, smaller=index)
     return None
 
 
-def _harmless(state: PoolState, trial: Pool, hold: Hold, now: datetime) -> bool:
-    before = starts(state.pool, state.holds, state.waiting, now)
-    after = starts(trial, [*state.holds, hold], state.waiting, now)
-    return not delays(before, after)
+def _harmless(
+    states: Sequence[PoolState],
+    trial: Sequence[PoolState],
+    waiting: Sequence[Wait],
+    now: datetime,
+) -> bool:
+    """Whether none of the gangs that wait in `states` starts later with `trial` in place of the
+    first of them."""
+    spread = any(len(wait.site.states) > 1 for wait in waiting)
+    if spread and all(_all_fit_beside(state) for state in trial):
+        return True
+    after = [*trial, *states[len(trial) :]]
+    return not delays(starts(states, waiting, now), starts(after, waiting, now))
+
+
+def _all_fit_beside(state: PoolState) -> bool:
+    """Whether all that wait in a pool have room there at once: only other pools hold them up."""
+    pool = state.pool.copy()
+    for wait in state.waiting:
+        spread = len(wait.site.states) > 1
+        mine = wait.request.on(state.key[1]) if spread else wait.request
+        placed = pool.place(mine)
+        if placed is None:
+            return False
+        pool.take(mine, placed)
+    return True

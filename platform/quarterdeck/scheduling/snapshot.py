@@ -53,12 +53,15 @@ class Hold:
 
 @dataclass(frozen=True)
 class Part:
-    """The ranks of one role of a gang, with what each of them holds beside its slot."""
+    """The ranks of one role of a gang, with what each of them holds: its slot's accelerator and
+    what comes beside it."""
 
     role: str
     ranks: int
     cpus: float | None = None
     memory: int | None = None
+    accelerator: str | None = None
+    """All roles of a gang name one, or none does."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,9 @@ class Request:
 
     One slot for each rank, or, of a single rank, `share` thousandths of one; `cpus` and `memory`
     (bytes) are per rank where the job asks for them.
-    `parts` are the roles of a gang that has some, in the order of their ranks. `avoid` names nodes
-    that hold an earlier, unproven attempt of the same owner.
+    `parts` are the roles of a gang that has some, in the order of their ranks; where they name
+    accelerators, those count. `avoid` names nodes that hold an earlier, unproven attempt of the
+    same owner.
     """
 
     id: str
@@ -96,6 +100,19 @@ class Request:
     @property
     def ranks(self) -> int:
         return self.pipeline * self.data * self.tensor
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The accelerators that it names, in lower case, each once; none: one kind, whichever."""
+        names = [part.accelerator for part in self.parts if part.accelerator]
+        if not names:
+            return (self.accelerator.lower(),) if self.accelerator else ()
+        return tuple(dict.fromkeys(name.lower() for name in names))
+
+    def on(self, model: str) -> Request:
+        """The request of the roles that name this accelerator (in lower case)."""
+        mine = tuple(part for part in self.parts if (part.accelerator or "").lower() == model)
+        return replace(self, data=sum(part.ranks for part in mine), parts=mine, smaller=())
 
     def of(self, part: Part) -> Request:
         """The request of one role alone."""

@@ -159,6 +159,8 @@ class RankPlacement(Message):
     """Thousandths of its slot that it takes."""
     shared_slot: int | None = None
     """Which of the node's shared slots that one is; None: whole slots, which nobody shares."""
+    accelerator: str = ""
+    """Its node's, when it was placed; empty where an older controller placed it."""
 
 
 class ResolvedAsset(Message):

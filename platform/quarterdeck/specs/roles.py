@@ -8,30 +8,23 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from quarterdeck.specs.base import Spec
+from quarterdeck.specs.common import Resources
 from quarterdeck.specs.launchers import find_launcher
-from quarterdeck.specs.units import Bytes
 
 MOST_ROLES = 20
 Launch = Literal["per_rank", "per_node"]
 
 
-class RoleResources(Spec):
-    """What each rank of a role holds beside its slot. The accelerator is the gang's."""
-
-    cpus: float | None = Field(default=None, gt=0)
-    memory: Bytes | None = None
-
-
 class Role(Spec):
     """Some ranks of a gang that run a command of their own, in a world of their own.
 
-    `env` comes on top of the job's, `resources` in place of the job's `cpus` and `memory`.
+    `env` comes on top of the job's, each field of `resources` in place of the job's.
     """
 
     ranks: int = Field(default=1, ge=1, le=100_000)
     command: str = Field(min_length=1)
     env: dict[str, str] = {}
-    resources: RoleResources | None = None
+    resources: Resources | None = None
 
 
 RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
@@ -48,6 +41,26 @@ class LaunchFields(Spec):
     """Of a gang with roles: leave it out, it is their sum."""
     launch: Launch = "per_rank"
     """`per_node` starts the command once on each machine, for torchrun and its like."""
+
+    @field_validator("roles")
+    @classmethod
+    def _all_or_none_name_accelerators(cls, roles: Roles | None, info: Any) -> Roles | None:
+        common: Resources | None = info.data.get("resources")
+        if not roles or (common and common.accelerator):
+            return roles
+        named = {
+            name: role.resources.accelerator
+            for name, role in roles.items()
+            if role.resources and role.resources.accelerator
+        }
+        if named and (silent := [name for name in roles if name not in named]):
+            some = next(iter(named))
+            raise ValueError(
+                f"{silent[0]}.resources.accelerator is missing, and {some} names {named[some]}: "
+                "name one for every role (cpu is a declared slot of a machine without any), or "
+                "resources.accelerator of the job, which holds for those that name none"
+            )
+        return roles
 
     @field_validator("command")
     @classmethod

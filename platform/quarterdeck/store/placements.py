@@ -89,8 +89,20 @@ def _of_job(run: RunRow, job: JobRow) -> RunRow:
 def _placed(job: JobRow, run: RunRow) -> JobMove:
     hosts = len({placement["node_id"] for placement in run.placements})
     message = f"{len(run.placements)} ranks on {hosts} machines of cluster {run.cluster}"
+    if held := _held_by_role(run):
+        parts = (f"{one['slots']} {one['accelerator']} for {role}" for role, one in held.items())
+        message += f": {', '.join(parts)}"
     values = {"epoch": run.epoch, "run_id": run.id, "restart_at": None}
     return JobMove(job, JobEvent.PLACED, message, values)
+
+
+def _held_by_role(run: RunRow) -> dict[str, dict[str, Any]]:
+    """Slots and accelerator of each role of a gang that has some."""
+    held: dict[str, dict[str, Any]] = {}
+    for place in run.placements if run.spec.get("roles") else ():
+        nothing = {"accelerator": place["accelerator"], "slots": 0}
+        held.setdefault(place["role"], nothing)["slots"] += place["slots"]
+    return held
 
 
 def start_replica(session: Session, service: ServiceRow, new: NewRun) -> RunRow:
@@ -159,6 +171,9 @@ def _insert(session: Session, runs: Sequence[RunRow]) -> None:
 
 def _assigned(run: RunRow) -> Fact:
     resumes = f", resumes after step {run.resumed_from_step}" if run.resume_checkpoint else ""
+    data = {"run_id": run.id, "epoch": run.epoch, "ranks": len(run.placements)}
+    if held := _held_by_role(run):
+        data["roles"] = held
     return Fact(
         type="run.assigned",
         subject=f"{run.owner_type}/{run.owner_name}",
@@ -166,5 +181,5 @@ def _assigned(run: RunRow) -> Fact:
         project=run.project,
         message=f"run {run.epoch} assigned to cluster {run.cluster}{resumes}",
         actor=ACTOR,
-        data={"run_id": run.id, "epoch": run.epoch, "ranks": len(run.placements)},
+        data=data,
     )

@@ -34,9 +34,19 @@ def test_ranks_are_the_sum_of_the_roles_and_survive_being_stored() -> None:
         ({"roles": {"A": {"command": "a"}}}, "roles.A", "pattern"),
         ({"roles": {"a": {"comand": "a"}}}, "roles.a.comand", "did you mean 'command'"),
         (
-            {"roles": {"a": {"command": "a", "resources": {"accelerator": "H100"}}}},
-            "roles.a.resources.accelerator",
-            "not a field here",
+            {
+                "roles": {
+                    "a": {"command": "a", "resources": {"accelerator": "H100"}},
+                    "b": {"command": "b", "resources": {"cpus": 1}},
+                }
+            },
+            "roles",
+            "b.resources.accelerator is missing, and a names H100: name one for every role",
+        ),
+        (
+            {"roles": {"a": {"command": "a", "resources": {"acelerator": "H100"}}}},
+            "roles.a.resources.acelerator",
+            "did you mean 'accelerator'",
         ),
         ({"command": "cd x && torchrun t.py"}, "launch", "command starts torchrun"),
         (
@@ -52,6 +62,23 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], path: str, words: str) -
         parse_document(document(**fields), "")
     found = {error.path: error.message for error in caught.value.errors}
     assert any(where.startswith(path) and words in why for where, why in found.items()), found
+
+
+@pytest.mark.parametrize("common", [{}, {"accelerator": "H100"}])
+def test_roles_name_accelerators_all_or_where_the_job_names_one(common: dict[str, Any]) -> None:
+    roles = {
+        "trainer": {"command": "a", "resources": {"accelerator": "L4", "cpus": 2}},
+        "driver": {"command": "b", "resources": {} if common else {"accelerator": "cpu"}},
+    }
+    spec = parse_document(document(roles=roles, resources=common), "")
+    assert DOCUMENT.validate_python(spec.model_dump(mode="json")) == spec
+
+
+def test_a_role_stored_before_accelerators_is_read() -> None:
+    stored = parse_document(document(roles=ROLES), "").model_dump(mode="json")
+    stored["roles"]["reward"]["resources"] = {"cpus": 2.0, "memory": None}
+    spec = DOCUMENT.validate_python(stored)
+    assert spec.model_dump(mode="json")["roles"]["reward"]["resources"]["accelerator"] is None
 
 
 def test_a_launcher_is_welcome_once_on_each_machine() -> None:

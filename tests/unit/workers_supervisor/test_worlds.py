@@ -53,6 +53,19 @@ def test_a_gang_without_roles_is_one_world() -> None:
     assert all(one.variables == {} for one in gang.values())
 
 
+def test_each_rank_is_told_the_accelerator_of_its_machine() -> None:
+    roles = {"trainer": {"ranks": 1, "command": "a"}, "driver": {"ranks": 1, "command": "b"}}
+    told = order({"roles": roles}, ("trainer", "a", 1), ("driver", "b", 1))
+    models = ("H100", "cpu")
+    placed = [
+        place.model_copy(update={"accelerator": model})
+        for place, model in zip(told.placements, models, strict=True)
+    ]
+    gang = berths(told.model_copy(update={"placements": placed}))
+    found = [(one.variables or {})["QUARTERDECK_ACCELERATOR"] for one in gang.values()]
+    assert found == ["H100", "cpu"]
+
+
 def test_per_node_tells_a_launcher_what_it_needs() -> None:
     spec = {"command": "torchrun train.py", "launch": "per_node"}
     gang = berths(order(spec, ("trainer", "a", 4), ("trainer", "b", 2)), devices=4)

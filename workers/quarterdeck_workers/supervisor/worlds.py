@@ -14,6 +14,8 @@ from typing import Any
 from quarterdeck.specs.protocol import RankPlacement, RunOrder
 
 ROLE = "QUARTERDECK_ROLE"
+ACCELERATOR = "QUARTERDECK_ACCELERATOR"
+"""Model of the machine that a rank is on."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def berths_of(
                     devices=_devices(hosts[place.node_id], role, facts[place.node_id].devices),
                     world_rank=world_rank, command=_command(order, role),
                     variables={
-                        **_role_env(order, role), **shared,
+                        **_role_env(order, role), **shared, **_accelerator(place),
                         **_launch(order, len(nodes), node_rank, slots, master, role),
                     },
                 )
@@ -110,6 +112,10 @@ def _role_env(order: RunOrder, role: str) -> dict[str, str]:
         return {}
     env = {str(name): str(value) for name, value in (roles[role].get("env") or {}).items()}
     return {**env, ROLE: role}
+
+
+def _accelerator(place: RankPlacement) -> dict[str, str]:
+    return {ACCELERATOR: place.accelerator} if place.accelerator else {}
 
 
 def _directory(
