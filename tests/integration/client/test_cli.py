@@ -142,6 +142,20 @@ def test_one_job_is_explained(
     assert cli("clusters", "-o", "name").out == "cluster/local\n"
 
 
+def test_what_the_roles_of_a_gang_got_is_described(
+    cli: Cli, running_job: Callable[..., Job]
+) -> None:
+    roles = {
+        "trainer": {"ranks": 2, "command": "true", "resources": {"accelerator": "CPU"}},
+        "driver": {"command": "true", "resources": {"accelerator": "cpu"}},
+    }
+    running_job("rl", command=None, ranks=3, roles=roles)
+    described = cli("describe", "job/rl").out
+    assert "roles of attempt 1\n  trainer  ranks 0 to 1  2 × cpu on 1 machine\n" in described
+    assert "  driver  rank 2  1 × cpu on 1 machine\n" in described
+    assert "2 cpu for trainer, 1 cpu for driver" in described
+
+
 @pytest.mark.parametrize("restored", [False, True], ids=["first epochs", "after a restore"])
 def test_the_reason_of_a_restart_is_seen_also_after_a_success(
     cli: Cli, platform: Platform, client: Client, running_job: Callable[..., Job], restored: bool

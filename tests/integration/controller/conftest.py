@@ -56,6 +56,8 @@ class Agent:
     database: Database
     cluster: str = "a"
     nodes: dict[str, int] = field(default_factory=lambda: {"n1": 4, "n2": 4})
+    accelerators: dict[str, str] = field(default_factory=dict)
+    """By node; others are CPU machines."""
     agent_id: str = "agent-1"
     seqs: dict[str, int] = field(default_factory=dict)
 
@@ -67,7 +69,14 @@ class Agent:
             agent_id=self.agent_id,
             started_at=NOW,
             nodes=[
-                NodeReport(node_id=node, host=node, address=node, slots=slots, cpus=slots)
+                NodeReport(
+                    node_id=node,
+                    host=node,
+                    address=node,
+                    slots=slots,
+                    cpus=slots,
+                    accelerator=self.accelerators.get(node, "cpu"),
+                )
                 for node, slots in self.nodes.items()
             ],
             runs=[

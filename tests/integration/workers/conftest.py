@@ -25,8 +25,8 @@ if sys.argv[6] != "0":  # devices that Ray hands out by number; nothing opens th
 home = Path(sys.argv[1])
 sys.exit(main(AgentSettings(
     url=sys.argv[2], cluster="test", key_path=home / "key", home=home, slots=int(sys.argv[3]),
-    node_ip=sys.argv[4], join=sys.argv[5] == "join", beat_seconds=0.5, poll_seconds=2.0,
-    object_store_bytes=80_000_000,
+    node_ip=sys.argv[4], join=sys.argv[5] == "join", accelerator=sys.argv[7], beat_seconds=0.5,
+    poll_seconds=2.0, object_store_bytes=80_000_000,
 )))
 """
 
@@ -36,7 +36,7 @@ class Machine:
 
     def __init__(
         self, home: Path, url: str, slots: int, address: str, join: bool = False,
-        within: Sequence[str] = (), devices: int = 0,
+        within: Sequence[str] = (), devices: int = 0, accelerator: str = "cpu",
     ) -> None:  # fmt: skip
         self.home = home
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ class Machine:
         key.chmod(0o600)
         self._command = [
             *within, sys.executable, "-c", START, str(home), url, str(slots), address,
-            "join" if join else "lead", str(devices),
+            "join" if join else "lead", str(devices), accelerator,
         ]  # fmt: skip
         self.start()
 

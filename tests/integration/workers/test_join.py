@@ -11,11 +11,11 @@ from worker_recorder import Recorder
 from quarterdeck.specs.protocol import NodeReport
 
 SUM = """
-import torch, torch.distributed as dist
+import os, torch, torch.distributed as dist
 dist.init_process_group('gloo')
 total = torch.tensor(10 ** dist.get_rank())
 dist.all_reduce(total)
-print(dist.get_rank(), dist.get_world_size(), int(total), flush=True)
+os.write(1, f'{dist.get_rank()} {dist.get_world_size()} {int(total)}{chr(10)}'.encode())
 dist.destroy_process_group()
 """
 ANSWER = """
@@ -45,11 +45,14 @@ print('answered', connection.recv(100).decode(), flush=True)
 def joined(
     recorder: Recorder, machine: Machine, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[Machine]]:
-    """Two machines of two slots beside the head."""
+    """Two machines of two slots beside the head, one of them with two accelerators."""
     joined = [
-        Machine(tmp_path_factory.mktemp("j"), recorder.url, 2, address, join=True)
-        for address in ("127.0.0.3", "127.0.0.4")
-    ]
+        Machine(
+            tmp_path_factory.mktemp("j"), recorder.url, 2, address, join=True,
+            devices=devices, accelerator=accelerator,
+        )
+        for address, devices, accelerator in (("127.0.0.3", 0, "cpu"), ("127.0.0.4", 2, "L4"))
+    ]  # fmt: skip
     try:
         recorder.wait(lambda: len(recorder.nodes) == 3, 90)
         yield joined
@@ -106,6 +109,28 @@ def test_roles_find_each_other_across_machines(
     assert final.reported_phase == "succeeded", final.failure
     said = [recorder.lines(run, rank) for rank in range(2)]
     assert said == [["asked by asker"], ["answered 42"]]
+
+
+def test_roles_hold_the_accelerators_of_their_machines(
+    recorder: Recorder, nodes: dict[str, NodeReport]
+) -> None:
+    """Two ranks on devices and one on a slot of a machine without any, in one gang."""
+    assert [nodes[address].accelerator for address in sorted(nodes)] == ["cpu", "cpu", "L4"]
+    say = "echo $QUARTERDECK_ACCELERATOR of $WORLD_SIZE sees [$CUDA_VISIBLE_DEVICES]"
+    roles = {
+        "trainer": {"ranks": 2, "command": say, "resources": {"accelerator": "L4"}},
+        "driver": {"ranks": 1, "command": say, "resources": {"accelerator": "cpu"}},
+    }
+    chosen = [nodes[address].node_id for address in ("127.0.0.4", "127.0.0.4", "127.0.0.3")]
+    run = recorder.submit(
+        "mixed", "command", {"roles": roles}, nodes=chosen,
+        roles=["trainer", "trainer", "driver"],
+    )  # fmt: skip
+    final = recorder.ended(run, 120)
+    assert final.reported_phase == "succeeded", final.failure
+    said = [recorder.lines(run, rank) for rank in range(3)]
+    assert sorted(said[0] + said[1]) == ["L4 of 2 sees [0,1]"] * 2
+    assert said[2] == ["cpu of 1 sees []"]
 
 
 def test_the_failure_of_a_machine_is_blamed_on_it(

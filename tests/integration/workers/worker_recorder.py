@@ -97,6 +97,7 @@ class Recorder:
         """Place a run: rank i on nodes[i], without `nodes` all on the first, in role roles[i].
         `shared` is the number of a shared slot and the thousandths of it that it takes."""
         chosen = nodes or [self.nodes[0].node_id] * ranks
+        models = {node.node_id: node.accelerator for node in self.nodes}
         placements = [
             RankPlacement(
                 rank=rank,
@@ -104,6 +105,7 @@ class Recorder:
                 local_rank=chosen[:rank].count(node),
                 slots=slots,
                 role=roles[rank] if roles else "trainer",
+                accelerator=models.get(node, ""),
                 **({"shared_slot": shared[0], "share": shared[1]} if shared else {}),
             )
             for rank, node in enumerate(chosen)
