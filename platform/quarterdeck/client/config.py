@@ -17,7 +17,7 @@ HOME_NAME = ".quarterdeck"
 URL_FILE = "url"
 KEY_FILE = Path("keys") / "admin"
 DEFAULT_URL = "http://127.0.0.1:8080"
-_OTHERS = 0o077
+_OTHERS, _GROUP_READS = 0o077, 0o040
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,21 @@ def find_home(environment: Mapping[str, str], start: Path, user_home: Path) -> P
 
 
 def read_key(file: Path) -> str:
-    """The key in a file; raises ConfigurationError when others can read it or it is absent."""
+    """The key in a file; raises ConfigurationError when others can read it or it is absent.
+
+    A file that is not ours may be readable by its group, which then is how we read it: so
+    Kubernetes mounts secrets for a process that is not root.
+    """
     try:
-        mode = file.stat().st_mode & 0o777
+        status = file.stat()
         text = file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"cannot read the key in {file}: {error}") from error
-    if mode & _OTHERS:
+    mode, ours = status.st_mode & 0o777, status.st_uid == os.geteuid()
+    if mode & (_OTHERS if ours else _OTHERS & ~_GROUP_READS):
         raise ConfigurationError(
-            f"{file} has mode {mode:03o}, others can read the key: run `chmod 600 {file}`, "
-            "and replace the key if the machine is shared"
+            f"{file} has mode {mode:03o}, others can read the key: run `chmod 600 {file}` (a "
+            "mounted secret: defaultMode 0440), and replace the key if the machine is shared"
         )
     if not text:
         raise ConfigurationError(f"{file} is empty: run `quarterdeck login URL`")

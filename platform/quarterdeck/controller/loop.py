@@ -10,6 +10,7 @@ from quarterdeck.controller.admission import Admission
 from quarterdeck.controller.arrays import Arrays
 from quarterdeck.controller.clusters import Clusters
 from quarterdeck.controller.elastic import Regrowing
+from quarterdeck.controller.health import Health
 from quarterdeck.controller.log_keeper import LogKeeper
 from quarterdeck.controller.log_retention import LogRetention
 from quarterdeck.controller.orphans import Orphans
@@ -81,9 +82,10 @@ class Controller:
             changed += self.uploads.tick()
         return changed
 
-    def run(self, stop: threading.Event) -> None:
-        """Reconcile until `stop` is set. A reconciler that fails is tried again, ever more
-        slowly, and does not hold up the others."""
+    def run(self, stop: threading.Event, health: Health | None = None) -> None:
+        """Reconcile until `stop` is set, and tell `health` of every turn. A reconciler that fails
+        is tried again, ever more slowly, and does not hold up the others."""
+        health = health or Health()
         loops: list[tuple[str, Callable[[], int], float]] = [
             ("clusters", self.clusters.tick, 2.0),
             ("orphans", self.orphans.tick, 2.0),
@@ -103,7 +105,7 @@ class Controller:
             loops.append(("uploads", self.uploads.tick, UPLOAD_RETENTION_PAUSE_S))
         threads = [
             threading.Thread(
-                target=_repeat, args=(name, tick, pause, stop), name=f"controller-{name}"
+                target=_repeat, args=(name, tick, pause, stop, health), name=f"controller-{name}"
             )
             for name, tick, pause in loops
         ]
@@ -113,16 +115,22 @@ class Controller:
             thread.join()
 
 
-def _repeat(name: str, tick: Callable[[], int], pause: float, stop: threading.Event) -> None:
+def _repeat(
+    name: str, tick: Callable[[], int], pause: float, stop: threading.Event, health: Health
+) -> None:
     failures = 0
     while not stop.is_set():
+        health.begin(name)
         try:
             changed = tick()
-            failures = 0
-            stop.wait(BUSY_PAUSE_S if changed else pause)
         except Exception:
             # A database that is away, a row that nobody foresaw: the loop itself must live.
             failures += 1
             log.exception("%s failed %d times in a row", name, failures)
             first, longest = ERROR_PAUSE_S
-            stop.wait(min(first * 2.0 ** min(failures - 1, 10), longest))
+            wait = min(first * 2.0 ** min(failures - 1, 10), longest)
+        else:
+            failures = 0
+            wait = BUSY_PAUSE_S if changed else pause
+        health.end(name, failures=failures)
+        stop.wait(wait)

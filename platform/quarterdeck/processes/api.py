@@ -1,6 +1,8 @@
-"""The api process: migrate, make sure that the home's own keys are known, serve."""
+"""The api process: migrate, make sure that the installation's own keys are known, serve."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import uvicorn
 
@@ -9,15 +11,17 @@ from quarterdeck.api.credentials import digest
 from quarterdeck.api.problems import headers_problem
 from quarterdeck.api.settings import ApiSettings
 from quarterdeck.api.tunnels import LARGEST_MESSAGE
-from quarterdeck.client.config import read_key
 from quarterdeck.gateway.deadlines import protocol_for
-from quarterdeck.processes.home import Home, prepare
+from quarterdeck.processes.db import MIGRATION_SECONDS, wait_for_schema
+from quarterdeck.processes.failures import ProcessFailed
+from quarterdeck.processes.home import prepare
 from quarterdeck.processes.http_server import serve
+from quarterdeck.processes.keys import KeyFiles, read_access_key, read_master_key
 from quarterdeck.processes.settings import Settings
 from quarterdeck.store import migrate
 from quarterdeck.store.access_queries import add_project, project_exists
 from quarterdeck.store.failures import Duplicate
-from quarterdeck.store.key_queries import add_key, find_key
+from quarterdeck.store.key_queries import add_key, key_known
 from quarterdeck.store.sessions import Database
 
 ACTOR = "processes/api"
@@ -27,21 +31,30 @@ SHUTDOWN_SECONDS = 2
 """For requests under way; long polls and streams are repeated by their callers."""
 
 
-def run_api(settings: Settings, host: str, port: int, public_url: str | None = None) -> None:
+def run_api(
+    settings: Settings, keys: KeyFiles, host: str, port: int, public_url: str | None = None, *,
+    to_migrate: bool = True,
+) -> None:  # fmt: skip
     """Serve until SIGINT or SIGTERM. `public_url` is where supervisors reach this api; None: here.
 
-    Raises migrate.NewerSchema, ConfigurationError, and what the database says.
+    Without `to_migrate` somebody else migrates the database, and a newer schema is served too.
+    Raises migrate.NewerSchema, ProcessFailed for keys and a database that is not migrated, and
+    what the database says.
     """
-    prepare(settings.home)
-    migrate.upgrade(settings.database_url)
+    prepare(settings.home, keys=keys.homes_own())
+    master_key = read_master_key(keys.master)
+    if to_migrate:
+        migrate.upgrade(settings.database_url)
+    else:
+        wait_for_schema(settings.database_url, MIGRATION_SECONDS, print)
     database = Database.open(settings.database_url)
-    seed(database, settings.home)
+    seed(database, keys)
     api = ApiSettings(
         database=database,
         artifacts_uri=settings.artifacts_uri,
         artifacts_options=settings.artifacts_options,
         api_url=public_url or f"http://{host}:{port}",
-        master_key=read_key(settings.home.master_key),
+        master_key=master_key,
     )
     serve(server_for(api, host, port))
 
@@ -64,23 +77,31 @@ def server_for(settings: ApiSettings, host: str, port: int) -> uvicorn.Server:
     )
 
 
-def seed(database: Database, home: Home) -> None:
-    """Make the default project, and the keys in the home's files, known to the database; what is
-    there stays. Another api process may do the same at the same moment."""
+def seed(database: Database, keys: KeyFiles) -> None:
+    """Make the default project, and the installation's own keys, known to the database; what is
+    there stays, revoked keys too. Another api process may do the same at the same moment.
+
+    Raises ProcessFailed for keys that cannot be read or are the same.
+    """
+    admin, agent = read_access_key(keys.admin), read_access_key(keys.agent)
+    if admin == agent:
+        raise ProcessFailed(
+            f"{keys.admin.place} and {keys.agent.place} hold the same key: agents and gateways "
+            "need one of their own, which opens less"
+        )
+    known = (("home", "admin", admin), ("home-agent", "agent", agent))
     try:
-        _seed(database, home)
+        _seed(database, known)
     except Duplicate:
-        _seed(database, home)
+        _seed(database, known)
 
 
-def _seed(database: Database, home: Home) -> None:
-    keys = (("home", "admin", home.admin_key), ("home-agent", "agent", home.agent_key))
+def _seed(database: Database, keys: Sequence[tuple[str, str, str]]) -> None:
     with database.write() as session:
         if not project_exists(session, DEFAULT_PROJECT):
             add_project(session, DEFAULT_PROJECT, actor=ACTOR)
-        for name, access, file in keys:
-            text = read_key(file)
-            if find_key(session, digest(text)) is None:
+        for name, access, text in keys:
+            if not key_known(session, digest(text)):
                 add_key(
                     session, name=name, access=access, sha256=digest(text),
                     prefix=text[:SHOWN_PREFIX], actor=ACTOR,

@@ -13,6 +13,7 @@ from quarterdeck.processes.chaos_commands import chaos
 
 if TYPE_CHECKING:
     from quarterdeck.processes.home import Home
+    from quarterdeck.processes.keys import KeyFiles
     from quarterdeck.processes.settings import Settings
     from quarterdeck.processes.up import Platform
 
@@ -29,8 +30,9 @@ def mount(app: typer.Typer) -> None:
     """Add the commands of this file to the CLI."""
     for function in (up, down, demo, api, controller, gateway, agent):
         app.command(rich_help_panel=PANEL)(function)
-    db = typer.Typer(help="The database: upgrade, backup, restore.", no_args_is_help=True)
+    db = typer.Typer(help="The database: upgrade, wait, backup, restore.", no_args_is_help=True)
     db.command()(upgrade)
+    db.command()(wait)
     db.command()(backup)
     db.command()(restore)
     app.add_typer(db, name="db", rich_help_panel=PANEL)
@@ -142,26 +144,39 @@ def api(
     public_url: Annotated[
         str | None, typer.Option(help="Where other machines reach this api.")
     ] = None,
+    migrate: Annotated[
+        bool,
+        typer.Option("--migrate/--no-migrate", help="Migrate first, or wait for who migrates."),
+    ] = True,
 ) -> None:
     """Run one api process; migrates the database first.
+
+    With --no-migrate it waits a minute for `quarterdeck db upgrade`, and serves a newer schema too.
 
     Example: QUARTERDECK_DATABASE_URL=postgresql+psycopg://… quarterdeck api --port 8080
     """
     from quarterdeck.processes.api import run_api
 
+    settings = _settings()
     with _failures():
-        run_api(_settings(), host, port, public_url)
+        run_api(settings, _keys(settings.home), host, port, public_url, to_migrate=migrate)
 
 
-def controller() -> None:
+def controller(
+    health_port: Annotated[
+        int | None,
+        typer.Option("--health-port", help="For /healthz, /readyz and /metrics; default: none."),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Where that port listens.")] = "127.0.0.1",
+) -> None:
     """Run one controller process; several share the work.
 
-    Example: quarterdeck controller
+    Example: quarterdeck controller --health-port 8082
     """
     from quarterdeck.processes.controller import run_controller
 
     with _failures():
-        run_controller(_settings())
+        run_controller(_settings(), health_port, host)
 
 
 def gateway(
@@ -180,7 +195,7 @@ def gateway(
 
     home = _home()
     with _failures():
-        run_gateway(home, host, port, url or _url(home), key_file or home.agent_key)
+        run_gateway(home, host, port, url or _url(home), key_file or _keys(home).agent.path)
 
 
 def agent(
@@ -220,7 +235,8 @@ def agent(
     home = _home()
     labels = dict(text.partition("=")[::2] for text in label or [])
     options = AgentOptions(
-        url=join or url or _url(home), cluster=cluster, key_file=key_file or home.agent_key,
+        url=join or url or _url(home), cluster=cluster,
+        key_file=key_file or _keys(home).agent.path,
         join=join is not None, slots=slots, node_ip=node_ip, accelerator=accelerator,
         endpoints_reachable=not unreachable, labels=labels, stop_ray=stop_ray,
     )  # fmt: skip
@@ -230,7 +246,14 @@ def agent(
         raise typer.Exit(code)
 
 
-def upgrade() -> None:
+def upgrade(
+    allow_newer: Annotated[
+        bool, typer.Option("--allow-newer", help="A newer schema is no error: leave it alone.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0, help="Seconds to wait for one that is silent.")
+    ] = 0.0,
+) -> None:
     """Migrate the database to this version; SQLite is backed up first.
 
     Example: quarterdeck db upgrade
@@ -238,7 +261,23 @@ def upgrade() -> None:
     from quarterdeck.processes.db import upgrade_database
 
     with _failures():
-        print(upgrade_database(_settings()))
+        print(upgrade_database(_settings(), allow_newer=allow_newer, seconds=timeout))
+
+
+def wait(
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0, help="Seconds, after which it gives up.")
+    ] = 600.0,
+) -> None:
+    """Wait until the database answers and has the schema of this version, or a newer one.
+
+    Example: quarterdeck db wait --timeout 60
+    """
+    from quarterdeck.processes.db import wait_for_schema
+
+    settings = _settings()
+    with _failures():
+        print(wait_for_schema(settings.database_url, timeout, _tell))
 
 
 def backup(
@@ -280,6 +319,12 @@ def _home() -> Home:
     from quarterdeck.processes.home import choose_home
 
     return choose_home(os.environ, Path.cwd(), Path.home())
+
+
+def _keys(home: Home) -> KeyFiles:
+    from quarterdeck.processes.keys import key_files
+
+    return key_files(os.environ, home)
 
 
 def _settings() -> Settings:

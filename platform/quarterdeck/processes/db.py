@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,6 +17,7 @@ from quarterdeck.processes.records import alive, read_record
 from quarterdeck.processes.settings import Settings
 from quarterdeck.specs.beats import CheckpointManifest
 from quarterdeck.store import backups, migrate
+from quarterdeck.store.failures import UNAVAILABLE
 from quarterdeck.store.proof import registered_checkpoints
 from quarterdeck.store.retention import forget_missing
 from quarterdeck.store.sessions import Database
@@ -23,14 +26,70 @@ _SQLITE = "sqlite:///"
 WRITERS = ("api", "controller", "up")
 
 
-def upgrade_database(settings: Settings) -> str:
-    """Migrate to this version; answers what was done. Raises ProcessFailed for a newer schema."""
-    try:
-        backup = migrate.upgrade(settings.database_url)
-    except (migrate.NewerSchema, migrate.RestoreUnfinished) as error:
-        raise ProcessFailed(str(error)) from error
+MIGRATION_SECONDS = 60.0
+"""How long a process that does not migrate waits for who does."""
+LOOK_SECONDS = 1.0
+
+
+def upgrade_database(settings: Settings, *, allow_newer: bool = False, seconds: float = 0.0) -> str:
+    """Migrate to this version; answers what was done.
+
+    Raises ProcessFailed when the database still does not answer after `seconds`, and for a newer
+    schema, unless `allow_newer`: then nothing is to do, as when an upgrade is rolled back.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            backup = migrate.upgrade(settings.database_url)
+        except migrate.NewerSchema as error:
+            if allow_newer:
+                return f"nothing to do: {str(error).partition(':')[0]}; it serves this version too"
+            raise ProcessFailed(str(error)) from error
+        except migrate.RestoreUnfinished as error:
+            raise ProcessFailed(str(error)) from error
+        except UNAVAILABLE as error:
+            if time.monotonic() > deadline:
+                raise ProcessFailed(_silent(error)) from error
+            time.sleep(LOOK_SECONDS)
+        else:
+            break
     kept = f", the old one is kept in {backup}" if backup else ""
     return f"the database is at revision {migrate.head_revision()}{kept}"
+
+
+def wait_for_schema(
+    url: str, seconds: float, tell: Callable[[str], None], stop: threading.Event | None = None
+) -> str:
+    """Wait until the database answers and somebody has migrated it to this version or a newer
+    one, or until `stop` is set; answers what is there. Raises ProcessFailed after `seconds`.
+    """
+    stop = stop or threading.Event()
+    head, said = migrate.head_revision(), ""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            found = migrate.current_revision(url)
+        except UNAVAILABLE as error:
+            why = _silent(error)
+        else:
+            if migrate.schema_of(found) != "older":
+                return f"the database is at revision {found}"
+            why = f"the database is at revision {found or 'none'}, this version needs {head}"
+        if why != said:
+            tell(f"waiting: {why}")
+            said = why
+        if time.monotonic() > deadline:
+            raise ProcessFailed(
+                f"waited {seconds:g} s: {why}: start an api of this version, or run `quarterdeck "
+                "db upgrade`"
+            )
+        if stop.wait(LOOK_SECONDS):
+            return f"stopped: {why}"
+
+
+def _silent(error: Exception) -> str:
+    cause = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return f"the database does not answer: {cause[0] if cause else type(error).__name__}"
 
 
 def backup_database(settings: Settings, target: Path | None) -> str:

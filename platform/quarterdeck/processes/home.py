@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,9 +89,14 @@ def choose_home(
     return Home((found or start / HOME_NAME).absolute())
 
 
-def prepare(home: Home, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> None:
+def prepare(
+    home: Home,
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    *,
+    keys: Container[Path] | None = None,
+) -> None:
     """Make folders and keys that are missing; what is there stays. Keys are readable by the
-    owner only."""
+    owner only. Of the installation's keys only those in `keys` are made; None: all."""
     for folder in (home.folder, home.admin_key.parent, home.logs, home.ray):
         folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         folder.chmod(PRIVATE_FOLDER)
@@ -102,9 +107,13 @@ def prepare(home: Home, random_bytes: Callable[[int], bytes] = secrets.token_byt
     def text() -> str:
         return base64.urlsafe_b64encode(random_bytes(KEY_BYTES)).decode()
 
-    _keep_or_write(home.admin_key, "qd_" + text().rstrip("="))
-    _keep_or_write(home.agent_key, "qd_" + text().rstrip("="))
-    _keep_or_write(home.master_key, text())
+    for file, content in (
+        (home.admin_key, "qd_" + text().rstrip("=")),
+        (home.agent_key, "qd_" + text().rstrip("=")),
+        (home.master_key, text()),
+    ):
+        if keys is None or file in keys:
+            _keep_or_write(file, content)
     _keep_or_write(home.ray / "token", random_bytes(KEY_BYTES).hex())
     _keep_or_write(home.instance, random_bytes(8).hex())
 

@@ -29,6 +29,11 @@ def find_key(session: Session, sha256: str) -> KeyRow | None:
     ).one_or_none()
 
 
+def key_known(session: Session, sha256: str) -> bool:
+    """Whether a key with this digest was ever made, however it ended."""
+    return session.scalar(select(KeyRow.id).where(KeyRow.sha256 == sha256)) is not None
+
+
 def list_keys(
     session: Session, project: str | None, *, cursor: str | None, limit: int
 ) -> tuple[list[KeyRow], str | None]:

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -29,6 +29,7 @@ from quarterdeck.store.tables import Base
 
 ADVISORY_LOCK = 0x51554152
 KEPT_BACKUPS = 5
+Schema = Literal["older", "current", "newer"]
 RESTORING = "quarterdeck_restoring"
 """A table that exists while a backup is being restored: see backups.py."""
 
@@ -54,10 +55,19 @@ def head_revision() -> str:
     return head
 
 
+@cache
 def known_revisions() -> frozenset[str]:
-    """Every revision that this code can upgrade from."""
+    """Every revision that this code can upgrade from; read once, as the head is."""
     scripts = ScriptDirectory.from_config(_config()).walk_revisions()
     return frozenset(script.revision for script in scripts)
+
+
+def schema_of(revision: str | None) -> Schema:
+    """How a database's revision compares with this code. A newer schema serves this code on,
+    because migrations only expand until nobody runs the version before them."""
+    if revision == head_revision():
+        return "current"
+    return "older" if revision is None or revision in known_revisions() else "newer"
 
 
 def current_revision(url: str) -> str | None:

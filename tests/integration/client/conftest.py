@@ -20,6 +20,7 @@ from quarterdeck.client.config import read_key
 from quarterdeck.controller.loop import Controller
 from quarterdeck.processes.api import seed
 from quarterdeck.processes.home import Home, prepare
+from quarterdeck.processes.keys import key_files
 from quarterdeck.specs.beats import BeatReply, LogChunk, RunBeat
 from quarterdeck.specs.protocol import AgentBeat, NodeReport, RunOrder
 from quarterdeck.specs.resources import Job
@@ -85,7 +86,7 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
     prepare(home)
     migrate.upgrade(home.database_url)
     database = Database.open(home.database_url)
-    seed(database, home)
+    seed(database, key_files({}, home))
     settings = ApiSettings(
         database=database, artifacts_uri=home.artifacts_uri, api_url="http://127.0.0.1",
         master_key=read_key(home.master_key), keep_alive_seconds=0.3, poll_seconds=0.02,

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -31,11 +31,13 @@ class Machine:
     home: Home
     port: int
     gateway_port: int
+    more: dict[str, str] = field(default_factory=dict)
+    """Variables besides the home's."""
 
     @property
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("QUARTERDECK_")}
-        return {**kept, "QUARTERDECK_HOME": str(self.home.folder)}
+        return {**kept, "QUARTERDECK_HOME": str(self.home.folder), **self.more}
 
     @property
     def up_arguments(self) -> list[str]:

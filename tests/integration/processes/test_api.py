@@ -19,6 +19,7 @@ from quarterdeck.client.config import read_key
 from quarterdeck.processes.api import seed, server_for
 from quarterdeck.processes.home import Home, prepare
 from quarterdeck.processes.http_server import serve
+from quarterdeck.processes.keys import key_files
 from quarterdeck.store import migrate
 from quarterdeck.store.sessions import Database
 
@@ -32,7 +33,7 @@ def port(tmp_path: Path) -> Iterator[int]:
     prepare(home)
     migrate.upgrade(home.database_url)
     database = Database.open(home.database_url)
-    seed(database, home)
+    seed(database, key_files({}, home))
     settings = ApiSettings(
         database=database, artifacts_uri=home.artifacts_uri, api_url="http://127.0.0.1",
         master_key=read_key(home.master_key), header_timeout=0.5, max_header=4096,

@@ -75,6 +75,21 @@ def test_a_key_that_others_can_read_is_refused(home: Home, tmp_path: Path) -> No
         discover({}, home.folder.parent, tmp_path)
 
 
+def test_a_mounted_key_is_read_through_its_group(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.admin_key.chmod(0o440)
+    text = home.admin_key.read_text()
+    with pytest.raises(ConfigurationError, match="mode 440"):
+        read_key(home.admin_key)
+    monkeypatch.setattr("os.geteuid", lambda: home.admin_key.stat().st_uid + 1)
+    assert read_key(home.admin_key) == text
+    for mode in (0o444, 0o460):
+        home.admin_key.chmod(mode)
+        with pytest.raises(ConfigurationError, match="defaultMode 0440"):
+            read_key(home.admin_key)
+
+
 def test_keys_do_not_show(home: Home, tmp_path: Path) -> None:
     found = discover({}, home.folder.parent, tmp_path)
     assert found.key is not None and found.key not in repr(found)

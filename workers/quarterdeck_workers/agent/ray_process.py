@@ -204,7 +204,9 @@ def _environment(home: Path, temp: Path) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("QUARTERDECK_KEY", "QUARTERDECK_KEY_FILE") and not name.startswith("RAY_")
+        if name != "QUARTERDECK_KEY"
+        and not (name.startswith("QUARTERDECK_") and name.endswith("KEY_FILE"))
+        and not name.startswith("RAY_")
     }
     return {
         **kept,

@@ -67,7 +67,7 @@ def healthz() -> Any:
     responses={503: {"model": Health, "description": "Not ready"}},
 )
 def readyz(state: State, response: Response) -> Any:
-    """Ready: the database answers and has the schema of this version."""
+    """Ready: the database answers and has the schema of this version, or a newer one."""
     try:
         check_ready(state.database)
     except Unready as error:
