@@ -37,7 +37,9 @@ def wait_until_ready(name, url):
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                detail = error.read(500).decode() if isinstance(error, urllib.error.HTTPError) else ""
+                detail = (
+                    error.read(500).decode() if isinstance(error, urllib.error.HTTPError) else ""
+                )
                 sys.exit(f"{name} at {url} is not ready: {error} {detail}")
             time.sleep(1)
 
