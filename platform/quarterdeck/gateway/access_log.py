@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Literal
+from json.encoder import encode_basestring as _quoted
+from typing import Any, Literal
 
 Write = Callable[[str], None]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
@@ -21,12 +22,10 @@ _MOST_LINES = 256
 _SECONDS = 0.1
 
 
-@dataclass
 class Record:
     """What is known of one request when it ends. Times are seconds, sizes bytes."""
 
-    request_id: str
-    path: str
+    # A record keeps of its own only what differs from these: one is made for each request.
     key: str = ""
     project: str = ""
     service: str = ""
@@ -47,14 +46,20 @@ class Record:
     tokens_cached: int | None = None
     bytes_in: int = 0
     trace_id: str = ""
-    replicas: list[str] = field(default_factory=list)
-    """Every replica that was tried, in order."""
-    overloaded: list[str] = field(default_factory=list)
-    """Those of them that answered 429: they work, and have no room."""
-    steps: list[Step] = field(default_factory=list)
+    overloaded: Sequence[str] = ()
+    """The replicas that answered 429: they work, and have no room."""
+    steps: Sequence[Step] = ()
     """Of a chain: what each step was, in order."""
     explanation: bytes = b""
     """Why this replica, for who asked; not in the line."""
+
+    def __init__(self, request_id: str, path: str, **known: Any) -> None:
+        self.request_id = request_id
+        self.path = path
+        self.replicas: list[str] = []
+        """Every replica that was tried, in order."""
+        for name, value in known.items():
+            setattr(self, name, value)
 
 
 Outcome = Literal["answered", "passed", "refused", "failed", "skipped", "left"]
@@ -85,17 +90,60 @@ class Step:
 def line(record: Record, now: float) -> str:
     """The record as one line; empty fields are left out."""
     second = int(now)
-    shown: dict[str, object] = {"at": f"{_moment(second)}.{int((now - second) * 1000):03d}Z"}
-    for name, value in vars(record).items():
-        told = round(value, 4) if type(value) is float else value
-        if told or name == "status":
-            shown[name] = told
-    shown.pop("explanation", None)
+    parts = [
+        f'{{"at":"{_moment(second)}.{int((now - second) * 1000):03d}Z",'
+        f'"request_id":{_quoted(record.request_id)},'
+        + _whence(
+            record.path, record.key, record.project, record.service, record.model,
+            record.revision, record.replica,
+        )
+        + f'"status":{record.status}'
+    ]  # fmt: skip
+    if record.error:
+        parts.append(f'"error":{_quoted(record.error)}')
+    if record.stream:
+        parts.append('"stream":true')
+    if record.tries:
+        parts.append(f'"tries":{record.tries}')
+    if record.fallback:
+        parts.append('"fallback":true')
+    if record.priority:
+        parts.append(f'"priority":{record.priority}')
+    if waited := round(record.waited, 4):
+        parts.append(f'"waited":{waited}')
+    if first_byte := round(record.first_byte or 0.0, 4):
+        parts.append(f'"first_byte":{first_byte}')
+    if seconds := round(record.seconds, 4):
+        parts.append(f'"seconds":{seconds}')
+    if record.tokens_in:
+        parts.append(f'"tokens_in":{record.tokens_in}')
+    if record.tokens_out:
+        parts.append(f'"tokens_out":{record.tokens_out}')
+    if record.tokens_cached:
+        parts.append(f'"tokens_cached":{record.tokens_cached}')
+    if record.bytes_in:
+        parts.append(f'"bytes_in":{record.bytes_in}')
+    if record.trace_id:
+        parts.append(f'"trace_id":"{record.trace_id}"')
+    if len(record.replicas) > 1:
+        parts.append(f'"replicas":{_encode(record.replicas)}')
+    if record.overloaded:
+        parts.append(f'"overloaded":{_encode(record.overloaded)}')
     if record.steps:
-        shown["steps"] = [step.told() for step in record.steps]
-    if len(record.replicas) < 2:
-        shown.pop("replicas", None)
-    return _encode(shown)
+        parts.append(f'"steps":{_encode([step.told() for step in record.steps])}')
+    return ",".join(parts) + "}"
+
+
+@lru_cache(maxsize=1024)
+def _whence(
+    path: str, key: str, project: str, service: str, model: str, revision: int, replica: str
+) -> str:
+    """The part of a line that most requests share with others, a comma behind each field."""
+    fields = {
+        "path": path, "key": key, "project": project, "service": service, "model": model,
+        "revision": revision, "replica": replica,
+    }  # fmt: skip
+    return "".join(f'"{name}":{_encode(value)},' for name, value in fields.items() if value)
 
 
 @lru_cache(maxsize=2)

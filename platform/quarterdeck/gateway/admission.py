@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from random import Random
 
 from quarterdeck.gateway.errors import ApiError, unavailable
@@ -50,12 +49,19 @@ class Admission:
             elif not room.in_flight and not room.waiting:
                 del self._rooms[key]
 
-    @asynccontextmanager
-    async def place(
+    def at_once(self, route: ServiceRoute) -> WaitingRoom | None:
+        """Take one of the service's places, to be given back by `leave`; None where a request
+        would have to wait or be refused: see `enter`."""
+        if route.wakes and not able_replicas(route):
+            return None
+        room = self._room(route)
+        return room if room.goes() else None
+
+    async def enter(
         self, route: ServiceRoute, priority: int, left: float = float("inf")
-    ) -> AsyncIterator[float]:
-        """Hold one of the service's places; gives the seconds that it took to get it. Whoever asks
-        has `left` seconds for it.
+    ) -> tuple[WaitingRoom, float]:
+        """Take one of the service's places, to be given back by `leave`, and the seconds that it
+        took to get it. Whoever asks has `left` seconds for it.
 
         Raises ApiError 429 when nobody more may wait, 503 when none came free in time.
         """
@@ -71,14 +77,15 @@ class Admission:
             self._refuse(answer.evicted, route)
         if answer.verdict in ("shed", "full"):
             raise _crowded(route, room.waiting)
-        waited = 0.0
-        if answer.ticket is not None:
-            await self._wait(room, answer.ticket, route, longest)
-            waited = self._clock() - began
-        try:
-            yield waited
-        finally:
-            room.leave()
+        if answer.ticket is None:
+            return room, 0.0
+        await self._wait(room, answer.ticket, route, longest)
+        return room, self._clock() - began
+
+    def leave(self, room: WaitingRoom) -> None:
+        """Give a place back."""
+        room.leave()
+        if room.waiting:
             self._wake(room)
 
     async def _wait(

@@ -16,7 +16,6 @@ from quarterdeck.gateway.access_log import Lines, Record, line, to_stdout
 from quarterdeck.gateway.admission import Admission
 from quarterdeck.gateway.asgi import (
     ClientGone,
-    Message,
     Receive,
     Scope,
     Send,
@@ -25,6 +24,7 @@ from quarterdeck.gateway.asgi import (
     discard_body,
     header,
 )
+from quarterdeck.gateway.client import Client, client_of
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.engine_loads import EngineLoads
 from quarterdeck.gateway.errors import ApiError, unavailable
@@ -37,7 +37,7 @@ from quarterdeck.gateway.observations import Reporter, Tally
 from quarterdeck.gateway.proxy import Proxy
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.snapshots import SnapshotWatch, read_snapshot
-from quarterdeck.gateway.surface import ENDPOINTS
+from quarterdeck.gateway.surface import ENDPOINTS, Endpoint
 from quarterdeck.gateway.tracing import spans_from
 from quarterdeck.gateway.upstream import Upstream
 from quarterdeck.gateway.waking import Waker
@@ -45,7 +45,7 @@ from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, ServiceRoute
 from quarterdeck.specs.observations import RevisionObservation
 
 _log = logging.getLogger(__name__)
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,128}$")
 _LINGER_SECONDS = 5.0
 _LINGER_BYTES = 64 * 2**20
 """So long is read on what a refused client still sends of its body."""
@@ -168,8 +168,9 @@ class Gateway:
         )
 
     def _ended(self, record: Record) -> None:
-        for each in (record, *(step.record for step in record.steps)):
-            self._tally.observe(each)
+        self._tally.observe(record)
+        for step in record.steps:
+            self._tally.observe(step.record)
         self._lines.add(line(record, time.time()))
 
     def _observed(self) -> list[RevisionObservation]:
@@ -190,44 +191,46 @@ class Gateway:
     # --- requests ----------------------------------------------------------------------------
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        offered = header(scope, b"x-request-id") or ""
-        request_id = (
-            offered if _REQUEST_ID.match(offered) else f"req-{self._random.getrandbits(96):024x}"
-        )
-        started = False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                message["headers"].append((b"x-request-id", request_id.encode()))
-                if self._watch is not None and self._watch.failures:
-                    stale = f"{self._watch.stale_seconds():.0f}".encode()
-                    message["headers"].append((STALE_HEADER, stale))
-            await send(message)
-
+        offered = header(scope, b"x-request-id")
+        if offered is not None and _REQUEST_ID.match(offered):
+            request_id = offered.decode("ascii")
+        else:
+            request_id = f"req-{self._random.getrandbits(96):024x}"
+        client = client_of(scope, receive, send)
+        client.extra.append((b"x-request-id", request_id.encode()))
+        if self._watch is not None and self._watch.failures:
+            stale = f"{self._watch.stale_seconds():.0f}".encode()
+            client.extra.append((STALE_HEADER, stale))
         try:
-            await self._route(scope, receive, send_with_id, request_id)
+            endpoint = ENDPOINTS.get(scope["path"])
+            if endpoint is not None:
+                await self._infer(endpoint, scope, receive, client, request_id)
+            else:
+                await self._route(scope, client.send)
         except ApiError as error:
-            if started:
+            if client.response_started:
                 raise
-            await _refuse(send_with_id, receive, error)
+            await _refuse(client.send, receive, error)
         except ClientGone:
             return
 
-    async def _route(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    async def _infer(
+        self, endpoint: Endpoint, scope: Scope, receive: Receive, client: Client, request_id: str
+    ) -> None:
+        _only(scope["method"], "POST")
+        inference = self._inference
+        assert inference is not None
+        try:
+            directory = self._known()
+        except ApiError as error:
+            self._metrics.refused.labels(str(error.status)).inc()
+            raise
+        await inference.answer(
+            inference.arrival(directory, endpoint, scope, receive, client, request_id)
+        )
+
+    async def _route(self, scope: Scope, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        endpoint = ENDPOINTS.get(path)
-        if endpoint is not None:
-            _only(method, "POST")
-            assert self._inference is not None
-            try:
-                directory = self._known()
-            except ApiError as error:
-                self._metrics.refused.labels(str(error.status)).inc()
-                raise
-            await self._inference.answer(directory, endpoint, scope, receive, send, request_id)
-            return
         _only(method, "GET")
         if path == "/v1/models":
             await answer_json(send, 200, {"object": "list", "data": self._cards(scope)})

@@ -22,9 +22,9 @@ class ClientGone(Exception):
     """The client left before it had its answer."""
 
 
-def header(scope: Scope, name: bytes) -> str | None:
+def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header of that (lower-case) name."""
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+    return next((value for key, value in scope["headers"] if key == name), None)
 
 
 async def read_body(

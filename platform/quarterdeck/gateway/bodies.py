@@ -26,7 +26,7 @@ class BodyMemory:
         self.held = 0
 
     def hold(self) -> Held:
-        """What one request holds, given back when the context ends."""
+        """What one request holds, given back by `release` or when the context ends."""
         return Held(self)
 
     def take(self, size: int, *, close: bool) -> None:
@@ -59,7 +59,12 @@ class Held:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give it back."""
         self._memory.held -= self._size
+        self._size = 0
 
     def grow(self, size: int, *, complete: bool = False) -> None:
         """Hold so many bytes more; raises ApiError 503, which ends the connection unless the

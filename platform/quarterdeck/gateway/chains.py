@@ -13,10 +13,10 @@ from quarterdeck.gateway import explain
 from quarterdeck.gateway.access_log import Outcome, Record, Step
 from quarterdeck.gateway.asgi import Message, Send
 from quarterdeck.gateway.bodies import BodyMemory, Held, dumps, loads, parsed_size
+from quarterdeck.gateway.call import Call
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError, timed_out, unavailable
 from quarterdeck.gateway.metrics import GatewayMetrics
-from quarterdeck.gateway.proxy import Call
 from quarterdeck.gateway.route_request import engine_model
 from quarterdeck.specs.gateway_snapshot import RouteStep, ServiceRoute
 
@@ -114,7 +114,7 @@ class Chains:
             trace_id=whole.trace_id,
         )  # fmt: skip
         step = Step(route_step.role, route_step.service, record)
-        whole.steps.append(step)
+        whole.steps = (*whole.steps, step)
         return step
 
     async def _work(self, way: _Way, route_step: RouteStep, step: Step) -> Outcome:
@@ -187,7 +187,7 @@ class Chains:
         way.held.grow(len(body), complete=True)
         last = replace(
             call, body=body, asked=asked, record=record, began=loop.time(),
-            until=way.until, inner=True,
+            until=way.until, inner=True, direct=None if call.explain else call.direct,
         )  # fmt: skip
         try:
             status = await self._serve(way.directory, route, last, _explaining(way, step))

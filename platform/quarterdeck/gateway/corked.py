@@ -1,7 +1,8 @@
 """A transport that writes once for all that is written in one turn of the event loop.
 
-uvicorn writes an answer's head and its body apart; each write is a system call that wakes the
-client, which costs more than everything else that is done for a short answer.
+Many applications write an answer's head and its body apart; each write is a system call that wakes
+the client, which costs more than everything else that is done for a short answer. uvloop's
+transports do so by themselves.
 
 A transport that is closed waits for ever for its client to take the rest; this one aborts.
 """
@@ -9,14 +10,14 @@ A transport that is closed waits for ever for its client to take the rest; this 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
 class Corked:
     """Behaves as the transport it wraps, which gets everything in the order of the calls."""
 
-    __slots__ = ("_loop", "_patience", "_pieces", "_transport")
+    __slots__ = ("_loop", "_patience", "_pieces", "_transport", "is_closing", "write")
 
     def __init__(
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, patience: float
@@ -26,9 +27,13 @@ class Corked:
         self._loop = loop
         self._patience = patience
         self._pieces: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
+        self.is_closing = transport.is_closing
+        self.write: Callable[[bytes], None] = self._hold
         """Write before the next turn of the loop."""
+        if type(transport).__module__.startswith("uvloop."):
+            self.write = transport.write
+
+    def _hold(self, data: bytes) -> None:
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces.append(data)

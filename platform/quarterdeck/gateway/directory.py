@@ -44,15 +44,16 @@ class Directory:
             _aliases=aliases,
         )
 
-    def key_of(self, authorization: str | None) -> KeyDigest:
+    def key_of(self, authorization: bytes | None) -> KeyDigest:
         """The key of an `Authorization` header; raises ApiError 401 or 403."""
         if authorization is None:
             raise key_unknown("no key: send the header `Authorization: Bearer KEY`")
-        scheme, _, secret = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not secret.strip():
+        scheme, _, secret = authorization.partition(b" ")
+        secret = secret.strip()
+        if scheme.lower() != b"bearer" or not secret:
             raise key_unknown("the Authorization header is not of the form `Bearer KEY`")
         # A lookup by digest gives nothing away by its timing: the digest is not the secret.
-        key = self.keys.get(hashlib.sha256(secret.strip().encode("latin-1")).hexdigest())
+        key = self.keys.get(hashlib.sha256(secret).hexdigest())
         if key is None:
             raise key_unknown("the key is unknown, expired or revoked: create another one")
         if key.access not in _INFERRING:

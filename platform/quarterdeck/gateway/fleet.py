@@ -4,8 +4,8 @@ the engines' own numbers, and for each service its routing policy with what that
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from quarterdeck.gateway.engine_loads import EngineLoad
@@ -30,6 +30,11 @@ class _Service:
     settings: RoutingSettings
     policy: RoutingPolicy
     outliers: Outliers
+    endpoints: list[EngineEndpoint] | None = None
+    """Those that the views are of."""
+    views: list[ReplicaView] = field(default_factory=list)
+    settled: bool = False
+    """Nothing of the views will change by time alone, nor has changed, but what is in flight."""
 
 
 @dataclass
@@ -79,6 +84,7 @@ class Fleet:
                 service.policy = policies.build(route.routing)
             service.policy.keep(runs)
             service.outliers.keep(runs)
+            service.settled = False
             services[key] = service
             for endpoint in route.endpoints:
                 replica = self._replicas.get(endpoint.run_id) or _Replica(key)
@@ -96,40 +102,37 @@ class Fleet:
         return self._service(route).policy
 
     def views(self, route: ServiceRoute) -> list[ReplicaView]:
-        """The replicas of a service as routing sees them now."""
-        now = self._clock()
+        """The replicas of a service as routing sees them now; the next call changes them."""
         service = self._service(route)
-        return [self._view(endpoint, route, service, now) for endpoint in route.endpoints]
+        if service.endpoints is not route.endpoints:
+            service.endpoints, service.settled = route.endpoints, False
+            service.views = [
+                ReplicaView(
+                    endpoint.run_id, endpoint.url, endpoint.ready, endpoint.draining,
+                    limit=route.concurrency, weight=endpoint.weight, revision=endpoint.revision,
+                )
+                for endpoint in route.endpoints
+            ]  # fmt: skip
+        in_flight = self._in_flight
+        for view in service.views:
+            view.in_flight = in_flight.get(view.run_id, 0)
+        if not service.settled:
+            now = self._clock()
+            reads_latency = service.policy.name in policies.READS_LATENCY
+            quiet = [self._look(view, service, now) for view in service.views]
+            service.settled = all(quiet) and not reads_latency
+        return service.views
 
     def in_flight(self, run_id: str) -> int:
         """Requests of this gateway that are under way on a replica."""
         return self._in_flight.get(run_id, 0)
 
-    @contextmanager
     def flight(
         self, route: ServiceRoute, request: RouteRequest, replica: ReplicaView
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """Counts one try of a request on a replica; one that was tried before is a retry."""
-        run_id, retry = replica.run_id, bool(request.tried)
-        self._in_flight[run_id] = self._in_flight.get(run_id, 0) + 1
-        self.retrying += retry
         self._service(route).policy.sent(request, replica)
-        try:
-            yield
-        finally:
-            self.retrying -= retry
-            self._in_flight[run_id] -= 1
-            if self._in_flight[run_id] == 0:
-                del self._in_flight[run_id]
-
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Counts one request however often it is tried."""
-        self.active += 1
-        try:
-            yield
-        finally:
-            self.active -= 1
+        return _Flight(self, self._in_flight, replica.run_id, bool(request.tried))
 
     def record(self, run_id: str, outcome: Outcome) -> None:
         """Remember how a try ended."""
@@ -137,7 +140,11 @@ class Fleet:
         if replica is None:
             return
         key = replica.service
-        for ejected, why in self._services[key].outliers.record(run_id, outcome, self._clock()):
+        service = self._services[key]
+        ejections = service.outliers.record(run_id, outcome, self._clock())
+        if ejections or outcome != "answered":
+            service.settled = False
+        for ejected, why in ejections:
             _log.warning("replica %s of service %s/%s is ejected: %s", ejected, *key, why)
             if self._on_ejection is not None:
                 self._on_ejection(*key, ejected, why)
@@ -154,6 +161,7 @@ class Fleet:
         if replica is not None:
             replica.load, replica.load_until = load, self._clock() + LOAD_VALID_S
             replica.in_flight_then = self._in_flight.get(run_id, 0)
+            self._services[replica.service].settled = False
 
     def engines_to_ask(self) -> list[tuple[str, str]]:
         """Run and address of the replicas whose own numbers their service's policy looks at."""
@@ -172,35 +180,43 @@ class Fleet:
     def _new_service(self, route: ServiceRoute) -> _Service:
         return _Service(route.routing, policies.build(route.routing), Outliers(self._settings))
 
-    def _view(
-        self, endpoint: EngineEndpoint, route: ServiceRoute, service: _Service, now: float
-    ) -> ReplicaView:
-        run_id = endpoint.run_id
-        replica = self._replicas.get(run_id) or _Replica(("", ""))
-        rest = service.outliers.rest_of(run_id, now)
-        load = replica.load if now < replica.load_until else _SILENT
+    def _look(self, view: ReplicaView, service: _Service, now: float) -> bool:
+        """Say in a view what changes; whether it will stay so."""
+        replica = self._replicas.get(view.run_id) or _Replica(("", ""))
+        rest = service.outliers.rest_of(view.run_id, now)
+        view.ejected, view.unreachable = rest == "ejected", rest == "unreachable"
         since = _LONG_AGO if replica.ready_since is None else replica.ready_since
-        in_flight = self._in_flight.get(run_id, 0)
-        waiting = load.waiting
-        if waiting is not None:
+        view.ramp = ramp(since, now, service.settings.slow_start)
+        view.latency = replica.latency.at(now) if replica.latency else None
+        load = replica.load if now < replica.load_until else _SILENT
+        view.waiting, view.kv_free = load.waiting, load.kv_free
+        if view.waiting is not None:
             # What was sent and answered since counts, else all run to the same one for a second.
-            waiting = max(0, waiting + in_flight - replica.in_flight_then)
-        return ReplicaView(
-            run_id=run_id,
-            url=endpoint.url,
-            ready=endpoint.ready,
-            draining=endpoint.draining,
-            ejected=rest == "ejected",
-            unreachable=rest == "unreachable",
-            in_flight=in_flight,
-            limit=route.concurrency,
-            weight=endpoint.weight,
-            ramp=ramp(since, now, service.settings.slow_start),
-            latency=replica.latency.at(now) if replica.latency else None,
-            waiting=waiting,
-            kv_free=load.kv_free,
-            adapters=load.adapters,
-            adapters_waiting=load.adapters_waiting,
-            adapter_slots=load.adapter_slots,
-            revision=endpoint.revision,
-        )
+            view.waiting = max(0, view.waiting + view.in_flight - replica.in_flight_then)
+        view.adapters, view.adapters_waiting = load.adapters, load.adapters_waiting
+        view.adapter_slots = load.adapter_slots
+        return not rest and view.ramp == 1.0 and load is _SILENT
+
+
+class _Flight:
+    """See `Fleet.flight`."""
+
+    __slots__ = ("_fleet", "_in_flight", "_retry", "_run_id")
+
+    def __init__(self, fleet: Fleet, in_flight: dict[str, int], run_id: str, retry: bool) -> None:
+        self._fleet = fleet
+        self._in_flight = in_flight
+        self._run_id = run_id
+        self._retry = retry
+
+    def __enter__(self) -> None:
+        self._fleet.retrying += self._retry
+        self._in_flight[self._run_id] = self._in_flight.get(self._run_id, 0) + 1
+
+    def __exit__(self, *error: object) -> None:
+        self._fleet.retrying -= self._retry
+        left = self._in_flight[self._run_id] - 1
+        if left:
+            self._in_flight[self._run_id] = left
+        else:
+            del self._in_flight[self._run_id]

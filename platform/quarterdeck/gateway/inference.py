@@ -14,21 +14,19 @@ from typing import Any
 from quarterdeck.gateway import explain
 from quarterdeck.gateway.access_log import Record
 from quarterdeck.gateway.admission import Admission
-from quarterdeck.gateway.asgi import (
-    Receive,
-    Scope,
-    Send,
-    read_body,
-)
-from quarterdeck.gateway.bodies import BodyMemory, Held, dumps, loads, parsed_size, too_deep
+from quarterdeck.gateway.arrival import Arrival
+from quarterdeck.gateway.asgi import Receive, Scope, Send, read_body
+from quarterdeck.gateway.bodies import BodyMemory, dumps, loads, parsed_size, too_deep
+from quarterdeck.gateway.call import Call
 from quarterdeck.gateway.chains import STEP_FAILED, Chains
+from quarterdeck.gateway.client import Client
+from quarterdeck.gateway.cycle import Cycle
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError, unavailable
-from quarterdeck.gateway.leaving import while_there
 from quarterdeck.gateway.limits import Limits, limited
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.gateway.mirror import Mirror
-from quarterdeck.gateway.proxy import Call, Proxy
+from quarterdeck.gateway.proxy import Proxy
 from quarterdeck.gateway.revisions import asked_revision
 from quarterdeck.gateway.route_request import engine_model
 from quarterdeck.gateway.settings import GatewaySettings
@@ -37,7 +35,6 @@ from quarterdeck.gateway.tracing import Trace, trace_of
 from quarterdeck.specs.common import PRIORITIES
 from quarterdeck.specs.gateway_snapshot import KeyDigest, ServiceRoute
 
-_NO_END = float("inf")
 PRIORITY_HEADER = b"x-quarterdeck-priority"
 _CANNOT = frozenset(
     {"no_ready_replica", "replica_unreachable", "too_many_waiting", "waited_too_long", "timeout",
@@ -71,104 +68,108 @@ class Inference:
         self._random = random
         self._newest = newest
         self._log = log
-        self._in_flight = 0
         self._bodies = BodyMemory(settings.max_bodies)
         self._one_large = asyncio.Lock()
         self._chains = Chains(self._serve, proxy.overdue, metrics, self._bodies, self._one_large)
+        self.in_flight = 0
+        metrics.watch_in_flight(lambda: self.in_flight)
 
-    async def answer(
+    def arrival(
         self,
         directory: Directory,
         endpoint: Endpoint,
         scope: Scope,
         receive: Receive,
-        send: Send,
+        client: Client,
         request_id: str,
-    ) -> None:
+    ) -> Arrival:
+        """A request that arrives now."""
+        began, held = asyncio.get_running_loop().time(), self._bodies.hold()
+        return Arrival(directory, endpoint, scope, receive, client, request_id, began, held)
+
+    async def answer(self, arrival: Arrival) -> None:
         """Answer one request. Raises ApiError while nothing was sent, ClientGone."""
-        began = asyncio.get_running_loop().time()
-        record = Record(request_id, endpoint.path)
+        record = arrival.record
         try:
-            fields = dict(scope["headers"])
-            authorization = fields.get(b"authorization")
-            key = directory.key_of(authorization and authorization.decode("latin-1"))
+            key = arrival.directory.key_of(arrival.fields.get(b"authorization"))
             record.key = key.name
-            if self._in_flight >= self._settings.max_in_flight:
+            if self.in_flight >= self._settings.max_in_flight:
                 raise unavailable(
-                    f"{self._in_flight} requests are under way, the most this gateway carries",
+                    f"{self.in_flight} requests are under way, the most this gateway carries",
                     "gateway_overloaded",
                 )
-            self._in_flight += 1
-            self._metrics.in_flight.set(self._in_flight)
+            self.in_flight += 1
             try:
-                with self._bodies.hold() as held:
-                    await self._carry(
-                        directory, endpoint, key, fields, scope, receive, send, record, began, held
-                    )
+                await self._carry(arrival, key)
             finally:
-                self._in_flight -= 1
-                self._metrics.in_flight.set(self._in_flight)
+                self.in_flight -= 1
+                arrival.held.release()
         except ApiError as error:
             record.status, record.error = error.status, str(error)
             raise
         finally:
-            record.seconds = asyncio.get_running_loop().time() - began
+            record.seconds = asyncio.get_running_loop().time() - arrival.began
             if record.service:
                 self._metrics.ended(record)
             else:
                 self._metrics.refused.labels(str(record.status)).inc()
             self._log(record)
 
-    async def _carry(
-        self,
-        directory: Directory,
-        endpoint: Endpoint,
-        key: KeyDigest,
-        fields: Mapping[bytes, bytes],
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        record: Record,
-        began: float,
-        held: Held,
-    ) -> None:
-        settings = self._settings
-        body = await read_body(scope, receive, settings.max_body, settings.body_timeout, held.grow)
+    async def _carry(self, arrival: Arrival, key: KeyDigest) -> None:
+        client, record, settings = arrival.client, arrival.record, self._settings
+        body = client.whole_body(settings.max_body)
+        if body is None:
+            body = await read_body(
+                arrival.scope, arrival.receive, settings.max_body, settings.body_timeout,
+                arrival.held.grow,
+            )  # fmt: skip
+        else:
+            arrival.held.grow(len(body), complete=True)
+        route, call = await self._understood(arrival, key, body)
+        if not limited(key):
+            work = self._serve(arrival.directory, route, call, client.send)
+            record.status = await client.watch(work)
+            return
+        guessed = guessed_tokens(arrival.endpoint, call.asked, len(body))
+        with self._limits.hold(key, guessed, record) as told:
+            client.extra += told
+            work = self._serve(arrival.directory, route, call, client.send)
+            record.status = await client.watch(work)
+
+    async def _understood(
+        self, arrival: Arrival, key: KeyDigest, body: bytes
+    ) -> tuple[ServiceRoute, Call]:
+        """Which service is asked, and what. Raises ApiError."""
+        record, fields, scope = arrival.record, arrival.fields, arrival.scope
         record.bytes_in = len(body)
-        held.grow(parsed_size(body), complete=True)
+        arrival.held.grow(parsed_size(body), complete=True)
         parsed = await _parse(body, self._one_large)
         model = parsed.get("model")
         if not isinstance(model, str) or not model:
             raise ApiError(400, "model: is missing: name a model as text", param="model")
         record.model = model[:200]
-        record.priority = _priority(fields.get(PRIORITY_HEADER))
-        route = directory.service_of(key, model, fields, self._random)
+        priority = fields.get(PRIORITY_HEADER)
+        if priority is not None:
+            record.priority = _priority(priority)
+        route = arrival.directory.service_of(key, model, fields, self._random)
         record.project, record.service = route.project, route.name
         trace = self._trace(fields)
         record.trace_id = trace.trace_id
         record.stream = parsed.get("stream") is True
         name = engine_model(route, scope["headers"])
-        call = Call(
-            path=endpoint.path,
+        return route, Call(
+            path=arrival.endpoint.path,
             headers=scope["headers"],
             body=body if model == name else _renamed(parsed, name),
             stream=record.stream,
             record=record,
-            began=began,
-            traceparent=trace.header,
+            began=arrival.began,
             asked=parsed,
+            traceparent=trace.header,
             explain=explain.wanted(scope.get("query_string", b""), key),
-            revision=asked_revision(scope, key),
+            revision=asked_revision(fields, key),
+            direct=arrival.client if isinstance(arrival.client, Cycle) else None,
         )
-        if not limited(key):
-            record.status = await while_there(
-                self._serve(directory, route, call, send), scope, receive
-            )
-            return
-        guessed = guessed_tokens(endpoint, parsed, len(body))
-        with self._limits.hold(key, guessed, record) as limits:
-            work = self._serve(directory, route, call, limits.marking(send))
-            record.status = await while_there(work, scope, receive)
 
     def _trace(self, fields: Mapping[bytes, bytes]) -> Trace:
         return trace_of(fields.get(b"traceparent"), self._random)
@@ -197,12 +198,18 @@ class Inference:
     ) -> int:
         if route.chain:
             return await self._chains.serve(directory, route, call, send)
-        record = call.record
-        left = call.until - asyncio.get_running_loop().time() if call.inner else _NO_END
-        async with self._admission.place(route, record.priority, left) as waited:
+        room = self._admission.at_once(route)
+        if room is None:
+            record = call.record
+            left = call.until - asyncio.get_running_loop().time()
+            room, waited = await self._admission.enter(route, record.priority, left)
             record.waited += waited
             # Its replicas may be others than when it began to wait.
-            return await self._proxy.serve(self._newest(route), call, send)
+            route = self._newest(route)
+        try:
+            return await self._proxy.serve(route, call, send)
+        finally:
+            self._admission.leave(room)
 
 
 async def _parse(body: bytes, one_large: asyncio.Lock) -> dict[str, Any]:
@@ -226,9 +233,7 @@ def _renamed(parsed: Mapping[str, Any], name: str) -> bytes:
     return dumps({**parsed, "model": name} if "model" in parsed else parsed)
 
 
-def _priority(value: bytes | None) -> int:
-    if value is None:
-        return 0
+def _priority(value: bytes) -> int:
     text = value.decode("latin-1")
     if text in PRIORITIES:
         return PRIORITIES[text]

@@ -1,8 +1,4 @@
-"""Giving work up, and with it the replica's, as soon as the client has left.
-
-The server's protocol calls back when a connection is lost (an ASGI extension of our own); under
-another server a second task waits for the disconnect message, which costs more for each request.
-"""
+"""Giving work up, and with it the replica's, as soon as the client has left."""
 
 from __future__ import annotations
 
@@ -10,19 +6,14 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from quarterdeck.gateway.asgi import ClientGone, Receive, Scope, until_gone
-
-EXTENSION = "quarterdeck.on_leave"
+from quarterdeck.gateway.asgi import ClientGone
 
 
 class Watched:
-    """What the protocol puts into a request's scope: whom to tell that its client left."""
+    """One client that is waited for; its server says when it has left."""
 
-    __slots__ = ("_task", "left")
-
-    def __init__(self) -> None:
-        self._task: asyncio.Task[Any] | None = None
-        self.left = False
+    _task: asyncio.Task[Any] | None = None
+    left = False
 
     def leave(self) -> None:
         """The connection is lost; once more says nothing new, and would cancel twice."""
@@ -32,7 +23,7 @@ class Watched:
         if self._task is not None:
             self._task.cancel()
 
-    async def run(self, work: Coroutine[Any, Any, int]) -> int:
+    async def watch(self, work: Coroutine[Any, Any, int]) -> int:
         """The result of the work, unless the client leaves: ClientGone."""
         if self.left:
             work.close()
@@ -46,21 +37,3 @@ class Watched:
             raise
         finally:
             self._task = None
-
-
-async def while_there(work: Coroutine[Any, Any, int], scope: Scope, receive: Receive) -> int:
-    """The result of the work, unless the client leaves: ClientGone."""
-    watched = (scope.get("extensions") or {}).get(EXTENSION)
-    if isinstance(watched, Watched):
-        return await watched.run(work)
-    serving = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(until_gone(receive))
-    try:
-        await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            return serving.result()
-        raise ClientGone
-    finally:
-        leaving.cancel()
-        serving.cancel()
-        await asyncio.gather(serving, leaving, return_exceptions=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from quarterdeck.gateway.access_log import Record
-from quarterdeck.gateway.asgi import Headers, Message, Send
+from quarterdeck.gateway.asgi import Headers
 from quarterdeck.gateway.errors import ApiError
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.routing.limits import KeyLimits
@@ -15,23 +14,6 @@ from quarterdeck.specs.gateway_snapshot import GatewaySnapshot, KeyDigest
 from quarterdeck.specs.observations import GatewayShares
 
 _MILLISECONDS = 1000
-
-
-@dataclass(frozen=True)
-class Held:
-    """A request within its key's limits; `headers` say what is left of them."""
-
-    headers: Headers
-
-    def marking(self, send: Send) -> Send:
-        """`send` with the headers on the answer's start."""
-
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"].extend(self.headers)
-            await send(message)
-
-        return marked
 
 
 def limited(key: KeyDigest) -> bool:
@@ -50,9 +32,9 @@ class Limits:
         self._gateways = 1
 
     @contextmanager
-    def hold(self, key: KeyDigest, guessed: int, record: Record) -> Iterator[Held]:
-        """For as long as the request lasts; its record then says what it used. Raises ApiError
-        429 naming the limit that is reached."""
+    def hold(self, key: KeyDigest, guessed: int, record: Record) -> Iterator[Headers]:
+        """For as long as the request lasts; its record then says what it used. The headers say
+        what is left. Raises ApiError 429 naming the limit that is reached."""
         limits = self._keys.get(key.sha256)
         if limits is None:
             limits = self._keys[key.sha256] = KeyLimits(share=1.0 / self._gateways)
@@ -74,7 +56,7 @@ class Limits:
                 retry_after=refused.retry_after,
             )
         try:
-            yield Held(_headers(limits))
+            yield _headers(limits)
         finally:
             used = record.tokens_in + record.tokens_out
             # An engine that reports no usage is charged the guess.

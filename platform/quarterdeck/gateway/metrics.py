@@ -6,7 +6,7 @@ it: their number is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -54,7 +54,7 @@ class GatewayMetrics:
             "Requests refused before a service was known, by status", ["status"],
             registry=registry,
         )  # fmt: skip
-        self.in_flight = Gauge(
+        self._in_flight = Gauge(
             "quarterdeck_gateway_in_flight_requests", "Inference requests under way",
             registry=registry,
         )  # fmt: skip
@@ -126,6 +126,10 @@ class GatewayMetrics:
 
     def _by_replica(self, name: str, words: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"quarterdeck_gateway_{name}", words, _REPLICA, buckets, self.registry)
+
+    def watch_in_flight(self, count: Callable[[], int]) -> None:
+        """Whom to ask how many requests are under way."""
+        self._in_flight.set_function(count)
 
     def ejected(self, project: str, service: str, run_id: str, reason: str) -> None:
         """Count an ejection."""

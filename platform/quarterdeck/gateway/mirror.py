@@ -9,10 +9,11 @@ from random import Random
 
 from quarterdeck.gateway.access_log import Record
 from quarterdeck.gateway.asgi import ClientGone, Message
+from quarterdeck.gateway.call import Call
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError
 from quarterdeck.gateway.metrics import GatewayMetrics
-from quarterdeck.gateway.proxy import Call, Proxy
+from quarterdeck.gateway.proxy import Proxy
 from quarterdeck.gateway.route_request import engine_model
 from quarterdeck.specs.gateway_snapshot import ServiceRoute
 
@@ -42,9 +43,7 @@ class Mirror:
         asked = {**call.asked, "model": name} if "model" in call.asked else call.asked
         body = json.dumps(asked).encode()
         record = Record(call.record.request_id, call.path)
-        copy = Call(
-            call.path, call.headers, body, call.stream, record, call.began, asked=call.asked
-        )
+        copy = Call(call.path, call.headers, body, call.stream, record, call.began, call.asked)
         task = asyncio.ensure_future(self._send(route, target, copy))
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)

@@ -71,8 +71,9 @@ class Tally:
     def observe(self, record: Record) -> None:
         """Count a request that has ended. Each replica that it was sent to before the last one has
         failed it, unless it had no room: a retry must not hide a bad revision."""
-        *failed, last = record.replicas or [""]
-        for run_id in failed:
+        replicas = record.replicas
+        last = replicas[-1] if replicas else ""
+        for run_id in replicas[:-1]:
             self._count(run_id, error=run_id not in record.overloaded)
         if record.status == _CLIENT_LEFT and record.first_byte is None:
             return
@@ -90,7 +91,9 @@ class Tally:
         key = self._of.get(run_id)
         if key is None:
             return None
-        window = self._windows.setdefault(key, _Window())
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = _Window()
         window.requests += 1
         window.errors += error
         return window

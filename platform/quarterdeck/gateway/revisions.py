@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from quarterdeck.gateway.asgi import Scope, header
+from collections.abc import Mapping
+
 from quarterdeck.gateway.errors import ApiError
 from quarterdeck.specs.gateway_snapshot import KeyDigest
 
@@ -11,12 +12,13 @@ _OPERATORS = frozenset({"operator", "admin"})
 _DIGITS = 9
 
 
-def asked_revision(scope: Scope, key: KeyDigest) -> int | None:
+def asked_revision(fields: Mapping[bytes, bytes], key: KeyDigest) -> int | None:
     """The revision that the request asks for; None: whatever the rollout's weights say. Raises
     ApiError 400 for what is no number and 403 for a key below operator."""
-    given = header(scope, REVISION_HEADER)
-    if given is None:
+    found = fields.get(REVISION_HEADER)
+    if found is None:
         return None
+    given = found.decode("latin-1")
     name = REVISION_HEADER.decode()
     if not (given.isascii() and given.isdigit() and len(given) <= _DIGITS):
         raise ApiError(400, f"{name}: {given[:40]!r} is not a revision: write its number, e.g. 3")

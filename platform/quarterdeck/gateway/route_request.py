@@ -7,6 +7,7 @@ would put them, so that a later turn begins with the earlier ones.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from quarterdeck.routing.policies import READS_PROMPTS
 from quarterdeck.routing.replicas import RouteRequest
@@ -16,6 +17,8 @@ from quarterdeck.specs.routing import RoutingSettings
 LONGEST_PROMPT = 16 * 2**10
 """Characters of the beginning that are looked at."""
 LONGEST_KEY = 256
+_READS = READS_PROMPTS | {"session", "adapter"}
+_NOTHING = RouteRequest()
 _OPENING = 1024
 """Of a prompt that is not a conversation."""
 
@@ -27,6 +30,8 @@ def route_request(
 ) -> RouteRequest:
     """Read a request, as far as the service's policy looks. Never raises: what has another form
     than OpenAI's is not there."""
+    if settings.policy not in _READS:
+        return _NOTHING
     session, adapter = "", ""
     if settings.policy == "session":
         session = _header(headers, settings.session_header) or _text(
@@ -46,11 +51,16 @@ def engine_model(route: ServiceRoute, headers: Sequence[tuple[bytes, bytes]]) ->
 
 
 def _header(headers: Sequence[tuple[bytes, bytes]], name: str) -> str:
-    wanted = name.lower().encode("latin-1")
+    wanted = _wire_name(name)
     for key, value in headers:
         if key == wanted:
             return value.decode("latin-1").strip()[:LONGEST_KEY]
     return ""
+
+
+@lru_cache(maxsize=1024)
+def _wire_name(name: str) -> bytes:
+    return name.lower().encode("latin-1")
 
 
 def _text(value: object) -> str:

@@ -28,12 +28,13 @@ from opentelemetry.trace import (
 
 from quarterdeck.gateway.access_log import Record
 from quarterdeck.gateway.admission import Admission
-from quarterdeck.gateway.asgi import Receive, Scope, Send
+from quarterdeck.gateway.arrival import Arrival
+from quarterdeck.gateway.asgi import Scope, Send
+from quarterdeck.gateway.call import Call, Failure
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.inference import Inference
-from quarterdeck.gateway.proxy import Call, Failure, Proxy
+from quarterdeck.gateway.proxy import Proxy
 from quarterdeck.gateway.spans import LEFT, failed, spanned, traceparent
-from quarterdeck.gateway.surface import Endpoint
 from quarterdeck.gateway.tracing import Trace, trace_of
 from quarterdeck.routing.admission import Ticket, WaitingRoom
 from quarterdeck.routing.replicas import ReplicaView
@@ -64,30 +65,23 @@ class TracedInference(Inference):
 
         self._log = told
 
-    async def answer(
-        self,
-        directory: Directory,
-        endpoint: Endpoint,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        request_id: str,
-    ) -> None:
+    async def answer(self, arrival: Arrival) -> None:
+        path, scope = arrival.endpoint.path, arrival.scope
         span = self._tracer.start_span(
-            f"POST {endpoint.path}",
+            f"POST {path}",
             context=self._parent(scope),
             kind=SpanKind.SERVER,
             attributes={
                 "http.request.method": "POST",
-                "http.route": endpoint.path,
-                "url.path": endpoint.path,
+                "http.route": path,
+                "url.path": path,
                 "url.scheme": scope.get("scheme", "http"),
                 "network.protocol.version": scope.get("http_version", "1.1"),
             },
         )
         token = contexts.attach(set_span_in_context(span))
         try:
-            await super().answer(directory, endpoint, scope, receive, send, request_id)
+            await super().answer(arrival)
         finally:
             contexts.detach(token)
             span.end()

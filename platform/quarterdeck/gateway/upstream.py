@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import httptools
@@ -23,6 +23,7 @@ _HIGH_WATER = 256 * 2**10
 _LARGEST_HEAD = 64 * 2**10
 _MOST_IDLE = 256
 """Kept for each address; further ones are closed after their answer."""
+_NEVER = float("inf")
 _TICK = 0.5
 """Deadlines are looked at this often, in seconds."""
 
@@ -31,6 +32,22 @@ Address = tuple[str, str, int]
 
 class Broken(ConnectionError):
     """The replica cannot be reached, broke off, or answered what is no HTTP."""
+
+
+class Sink(Protocol):
+    """Who takes a body as it comes, without waiting for its pieces."""
+
+    def take(self, piece: bytes) -> None:
+        """Some of the body."""
+
+    def ended(self, error: Exception | None) -> None:
+        """The body is complete, or never will be."""
+
+    def due(self) -> float:
+        """When it will have taken too long, on the loop's clock."""
+
+    def overdue(self) -> None:
+        """It has."""
 
 
 class Answer(asyncio.Protocol):
@@ -46,21 +63,26 @@ class Answer(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self.idle_since = 0.0
         self._closed: Broken | None = None
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        """The parser calls it: nothing of Python runs for a piece."""
+        self._parser = httptools.HttpResponseParser(self)
         self._reset()
 
     def _reset(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._pieces: deque[bytes] = deque()
+        self._pieces.clear()
         self._held = 0
         self._paused = False
         self._head_bytes = 0
-        self._begun = False
         self._waiter: asyncio.Future[None] | None = None
-        self._due = float("inf")
+        self._sink: Sink | None = None
+        self._due = _NEVER
         self._error: Exception | None = None
         self._bounded = False
-        self._has_head = False
         self._keeps = False
+        self.untouched = True
+        """Not a byte of an answer has come."""
+        self.has_head = False
         self.complete = False
         self.status = 0
         self.headers: Headers = []
@@ -74,19 +96,38 @@ class Answer(asyncio.Protocol):
         if self.complete:  # more than was asked for: whatever it is, it answers no request
             self._transport.abort()
             return
-        self._begun = True
+        error: Broken | None = None
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(Broken(f"the answer is no HTTP: {error}"))
-        if not self._has_head:
+        except httptools.HttpParserError as wrong:
+            error = Broken(f"the answer is no HTTP: {wrong}")
+        sink = self._sink
+        if sink is not None:
+            self._hand_over(sink)
+        else:
+            self._keep(len(data))
+        if error is not None:
+            self._fail(error)
+
+    def _hand_over(self, sink: Sink) -> None:
+        pieces = self._pieces
+        if pieces:
+            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            sink.take(piece)
+        if self.complete:
+            self._end_sink(None)
+
+    def _keep(self, size: int) -> None:
+        self.untouched = False
+        if not self.has_head:
             # Counted after parsing: a head that is complete may have much of a body behind it.
-            self._head_bytes += len(data)
+            self._head_bytes += size
             if self._head_bytes > _LARGEST_HEAD:
                 self._fail(Broken(f"the answer's head is larger than {_LARGEST_HEAD} bytes"))
-        if self._held > _HIGH_WATER and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
+        self._held += size
+        if self._held > _HIGH_WATER:
+            self.pause()
         self._wake()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -98,11 +139,7 @@ class Answer(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
         if self.status >= 200:
-            self._has_head = True
-
-    def on_body(self, body: bytes) -> None:
-        self._pieces.append(body)
-        self._held += len(body)
+            self.has_head = True
 
     def on_message_complete(self) -> None:
         if self.status < 200:  # 100 Continue and the like: the answer itself follows
@@ -113,18 +150,19 @@ class Answer(asyncio.Protocol):
             self._keeps = bool(self._parser.should_keep_alive())
 
     def eof_received(self) -> bool:
-        if self._has_head and not self._bounded:
+        if self.has_head and not self._bounded:
             self.complete = True
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
         self._closed = Broken(str(error) if error else "the connection was closed")
-        if self._has_head and not self._bounded and error is None:
+        if self.has_head and not self._bounded and error is None:
             self.complete = True
         elif not self.complete:
             self._error = self._error or self._closed
         self._stop_timer()
         self._wake()
+        self._end_sink(self._error)
         self._pool.forget(self._address, self)
 
     # --- for the proxy -------------------------------------------------------------------------
@@ -135,24 +173,24 @@ class Answer(asyncio.Protocol):
         return self._closed is None and not self._transport.is_closing()
 
     @property
-    def untouched(self) -> bool:
-        """Not a byte of an answer has come."""
-        return not self._begun
-
-    @property
     def read_whole(self) -> bool:
         """It has come to its end, and everything of it was read."""
         return self.complete and not self._pieces
 
-    async def ask(self, request: bytes, until: float) -> None:
-        """Send a request and wait for the head of its answer, at most until that moment of the
-        loop's clock. Raises Broken, TimeoutError."""
+    def ask(self, request: bytes, until: float) -> None:
+        """Send a request, whose answer's head must come until that moment of the loop's clock."""
         self._reset()
         self._due = until
-        self._start_timer()
+        if self._timer is None:
+            self._timer = self._loop.call_later(_TICK, self._look)
         self._transport.write(request)
-        while not self._has_head:
-            await self._wait()
+
+    def news(self) -> asyncio.Future[None]:
+        """Done when something has come. Raises Broken, TimeoutError where nothing will."""
+        if self._error is not None:
+            raise self._error
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     async def read(self, until: float) -> bytes:
         """What has come of the body; waits for something, empty at its end. Raises Broken,
@@ -161,21 +199,54 @@ class Answer(asyncio.Protocol):
             if self.complete:
                 return b""
             self._due = until
-            await self._wait()
+            await self.news()
+        return self.taken()
+
+    def taken(self) -> bytes:
+        """What has come of the body."""
         pieces = self._pieces
-        data = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self._held = 0
+        self.resume()
+        return data
+
+    def pour(self, sink: Sink) -> None:
+        """Give the rest of the body to `sink`, which hears of its end."""
+        if self._pieces:
+            sink.take(self.taken())
+        if self.complete or self._error is not None:
+            sink.ended(None if self.complete else self._error)
+            return
+        self._sink = sink
+        self.look_again()
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
         if self._paused:
             self._paused = False
-            self._transport.resume_reading()
-        return data
+            if self._closed is None:
+                self._transport.resume_reading()
+
+    def look_again(self) -> None:
+        """The sink is due earlier than it was."""
+        self._stop_timer()
+        self._look()
 
     def close(self) -> None:
         """Done with the answer: the connection is kept if it was read to its end, else closed,
         which makes the engine stop."""
-        self._stop_timer()
+        if self._sink is not None:
+            self._end_sink(None)
+        self._due = _NEVER
         reusable = self.complete and self._keeps and not self._pieces and self.usable
+        self.resume()
         if not reusable or not self._pool.keep(self._address, self):
             self._transport.abort()
 
@@ -183,29 +254,24 @@ class Answer(asyncio.Protocol):
         """Done with the connection."""
         self._transport.abort()
 
-    async def _wait(self) -> None:
-        if self._error is not None:
-            raise self._error
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-        if self._error is not None and not self._pieces:
-            raise self._error
-
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _fail(self, error: Exception) -> None:
         self._error = error
         self._transport.abort()
         self._wake()
+        self._end_sink(error)
 
-    def _start_timer(self) -> None:
-        if self._timer is None:
-            self._timer = self._loop.call_later(_TICK, self._look)
+    def _end_sink(self, error: Exception | None) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            self._stop_timer()  # the next request may be due earlier
+            sink.ended(error)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -213,15 +279,26 @@ class Answer(asyncio.Protocol):
             self._timer = None
 
     def _look(self) -> None:
-        left = self._due - self._loop.time()
-        if self._waiter is None:
-            left = _TICK
-        elif left <= 0:
-            self._timer = None
-            self._error = TimeoutError("the replica sent nothing in time")
-            self._wake()
+        """Look at the deadline. The timer goes on from one request to the next, and ends where
+        none has come."""
+        self._timer = None
+        now, sink = self._loop.time(), self._sink
+        if sink is not None:
+            left = sink.due() - now
+            if left <= 0:
+                sink.overdue()
+                return
+        elif self._due == _NEVER:
             return
-        self._timer = self._loop.call_later(min(left, _TICK), self._look)
+        elif self._waiter is None:
+            left = _TICK
+        else:
+            left = min(self._due - now, _TICK)
+            if left <= 0:
+                self._error = TimeoutError("the replica sent nothing in time")
+                self._wake()
+                return
+        self._timer = self._loop.call_later(left, self._look)
 
 
 class Upstream:
@@ -233,15 +310,15 @@ class Upstream:
         self._idle: dict[Address, deque[Answer]] = {}
 
     async def post(
-        self, url: str, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes, until: float
+        self, url: str, path: str, headers: Headers, body: bytes, until: float
     ) -> Answer:
         """Send a request; the answer with its head. `until` is on the loop's clock. To be closed.
 
         A kept connection that ends before a byte of the answer came was closed by an engine that
         was idle: the request is sent once more, over a new one. Raises Broken, TimeoutError.
         """
-        address, host, base = _parse(url)
-        lines = [f"POST {base}{path} HTTP/1.1\r\nhost: {host}\r\n".encode("latin-1")]
+        address, head = _head(url, path)
+        lines = [head]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
         lines.append(b"content-length: %d\r\n\r\n" % len(body))
@@ -249,25 +326,20 @@ class Upstream:
         request = b"".join(lines)
         loop = asyncio.get_running_loop()
         answer = self._kept(address, loop.time())
-        if answer is not None:
+        while True:
+            again = answer is not None
+            if answer is None:
+                answer = await self._connect(address, loop, until)
+            answer.ask(request, until)
             try:
-                await answer.ask(request, until)
-            except Broken:
-                answer.close()
-                if not answer.untouched:
-                    raise
-            except BaseException:
-                answer.close()
-                raise
-            else:
+                while not answer.has_head:
+                    await answer.news()
                 return answer
-        answer = await self._connect(address, loop, until)
-        try:
-            await answer.ask(request, until)
-        except BaseException:
-            answer.close()
-            raise
-        return answer
+            except BaseException as error:
+                answer.close()
+                if not (again and isinstance(error, Broken) and answer.untouched):
+                    raise
+                answer = None
 
     def keep(self, address: Address, answer: Answer) -> bool:
         """Take a connection back; False when there are enough."""
@@ -323,13 +395,14 @@ class Upstream:
 
 
 @lru_cache(maxsize=4096)
-def _parse(url: str) -> tuple[Address, str, str]:
-    """Address, host header and path before every path."""
+def _head(url: str, path: str) -> tuple[Address, bytes]:
+    """Address, and the first lines of a request."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Broken(f"{url!r} is no address of a replica")
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return (parts.scheme, parts.hostname, port), parts.netloc, parts.path.rstrip("/")
+    first = f"POST {parts.path.rstrip('/')}{path} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
+    return (parts.scheme, parts.hostname, port), first.encode("latin-1")
 
 
 @lru_cache(maxsize=1)

@@ -15,21 +15,35 @@ _ANSWER = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
 
 
 class Usage:
-    """Fed with every piece of one answer, in order."""
+    """Fed with every piece of one answer, in order; of a stream pieces are whole events."""
+
+    __slots__ = ("_events", "_new", "_size", "_stream", "_tail")
 
     def __init__(self, *, stream: bool) -> None:
         self._stream = stream
         self._tail = b""
         self._events = 0
+        self._new: list[bytes] = []
+        self._size = 0
 
     def push(self, piece: bytes) -> None:
         """Bytes that were passed on."""
+        self._new.append(piece)
+        self._size += len(piece)
+        if self._size > _TAIL:
+            self._fold()
+
+    def _fold(self) -> None:
+        new = b"".join(self._new)
+        self._new.clear()
+        self._size = 0
         if self._stream:
-            self._events += piece.count(b"data: {")
-        self._tail = piece[-_TAIL:] if len(piece) >= _TAIL else (self._tail + piece)[-_TAIL:]
+            self._events += new.count(b"data: {")
+        self._tail = new[-_TAIL:] if len(new) >= _TAIL else (self._tail + new)[-_TAIL:]
 
     def tokens(self) -> tuple[int, int]:
         """Tokens of the prompt (0: not told) and of the answer."""
+        self._fold()
         prompt, answer = _last(_PROMPT, self._tail), _last(_ANSWER, self._tail)
         if answer is None:
             answer = self._events
@@ -37,6 +51,7 @@ class Usage:
 
     def cached(self) -> int | None:
         """Tokens of the prompt that the engine had in its cache; None: not told."""
+        self._fold()
         return _last(_CACHED, self._tail) if b'"cached_tokens"' in self._tail else None
 
 

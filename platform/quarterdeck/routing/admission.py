@@ -59,11 +59,17 @@ class WaitingRoom:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    def goes(self) -> bool:
+        """Take a place if one is free and nobody waits for it; to be given back by `leave`."""
+        if self.in_flight < self.capacity and not self._waiting:
+            self.in_flight += 1
+            return True
+        return False
+
     def offer(self, priority: int, deadline: float, draw: Callable[[], float]) -> Answer:
         """A request arrives; `draw` gives a number from 0 to 1 and is called only for low
         priorities. `goes` takes a place, to be given back by `leave`."""
-        if self.in_flight < self.capacity and not self._waiting:
-            self.in_flight += 1
+        if self.goes():
             return Answer("goes")
         saturation = len(self._waiting) / max(self.room, 1)
         if priority < NORMAL and self._waiting and draw() < shed_probability(saturation):

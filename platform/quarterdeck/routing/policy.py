@@ -71,6 +71,9 @@ class RoutingPolicy:
         self, request: RouteRequest, replicas: Sequence[ReplicaView], random: Random
     ) -> ReplicaView | Refusal:
         """The replica for a request, or why there is none."""
+        if len(replicas) == 1:
+            only = takes_traffic(request, replicas)
+            return only[0] if only else refusal_of(request, replicas)
         kept = self._kept(request, replicas)
         if not kept:
             return refusal_of(request, replicas)

@@ -56,20 +56,20 @@ def test_a_key_never_reaches_another_project(
 
 def test_keys_by_their_digest() -> None:
     known = directory(set(), key("default"))
-    assert known.key_of("Bearer qd_secret").name == "k"
-    assert known.key_of("bearer  qd_secret ").name == "k"
+    assert known.key_of(b"Bearer qd_secret").name == "k"
+    assert known.key_of(b"bearer  qd_secret ").name == "k"
     for wrong in (
         None,
-        "",
-        "Bearer",
-        "Bearer ",
-        "Basic qd_secret",
-        "Bearer qd_secret2",
-        "Bearer ü",
+        b"",
+        b"Bearer",
+        b"Bearer ",
+        b"Basic qd_secret",
+        b"Bearer qd_secret2",
+        "Bearer ü".encode(),
     ):
         with pytest.raises(ApiError) as refusal:
             known.key_of(wrong)
         assert refusal.value.status == 401
     with pytest.raises(ApiError) as refusal:
-        directory(set(), key(None, "agent")).key_of("Bearer qd_secret")
+        directory(set(), key(None, "agent")).key_of(b"Bearer qd_secret")
     assert refusal.value.status == 403

@@ -18,7 +18,10 @@ PANIC_BELOW = 0.5
 
 def not_ejected(request: RouteRequest, replicas: Sequence[ReplicaView]) -> list[ReplicaView]:
     """Replicas that are not resting after failures."""
-    if not any(replica.unreachable or replica.ejected for replica in replicas):
+    for replica in replicas:
+        if replica.unreachable or replica.ejected:
+            break
+    else:
         return list(replicas)
     reachable = [replica for replica in replicas if not replica.unreachable]
     healthy = [replica for replica in reachable if not replica.ejected]

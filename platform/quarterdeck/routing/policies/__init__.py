@@ -34,6 +34,9 @@ READS_PROMPTS = frozenset({"prefix", "queue"})
 READS_ENGINES = frozenset({"queue", "adapter"})
 """Policies that look at the engines' own numbers."""
 
+READS_LATENCY = frozenset({"latency"})
+"""Policies that look at this gateway's own estimates of latency."""
+
 
 def build(settings: RoutingSettings) -> RoutingPolicy:
     """A policy with an empty memory. A name that is not known here, from a newer api, gives the
