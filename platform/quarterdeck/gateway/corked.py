@@ -1,8 +1,7 @@
 """A transport that writes once for all that is written in one turn of the event loop.
 
-Many applications write an answer's head and its body apart; each write is a system call that wakes
-the client, which costs more than everything else that is done for a short answer. uvloop's
-transports do so by themselves.
+uvicorn writes an answer's head and its body apart; each write is a system call that wakes the
+client, which costs more than everything else that is done for a short answer.
 
 A transport that is closed waits for ever for its client to take the rest; this one aborts.
 """
@@ -10,14 +9,14 @@ A transport that is closed waits for ever for its client to take the rest; this 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 
 class Corked:
     """Behaves as the transport it wraps, which gets everything in the order of the calls."""
 
-    __slots__ = ("_loop", "_patience", "_pieces", "_transport", "is_closing", "write")
+    __slots__ = ("_loop", "_patience", "_pieces", "_transport", "is_closing", "write_after")
 
     def __init__(
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, patience: float
@@ -28,15 +27,22 @@ class Corked:
         self._patience = patience
         self._pieces: list[bytes] = []
         self.is_closing = transport.is_closing
-        self.write: Callable[[bytes], None] = self._hold
-        """Write before the next turn of the loop."""
-        if type(transport).__module__.startswith("uvloop."):
-            self.write = transport.write
+        self.write_after = transport.write
+        """Write at once; for who knows that nothing else is being held: after `write_now`."""
 
-    def _hold(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """Write before the next turn of the loop."""
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces.append(data)
+
+    def write_now(self, data: bytes) -> None:
+        """Write what was written before, and this."""
+        if self._pieces:
+            self._pieces.append(data)
+            self._flush()
+        else:
+            self._transport.write(data)
 
     def writelines(self, pieces: Iterable[bytes]) -> None:
         """Write one after the other."""

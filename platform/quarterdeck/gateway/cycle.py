@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from quarterdeck.gateway.asgi import Headers
+from quarterdeck.gateway.corked import Corked
 from quarterdeck.gateway.leaving import Watched
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class Listener(Protocol):
 
     def resumed(self) -> None:
         """It does again."""
+
+    def gone(self) -> None:
+        """The client has left."""
 
 
 class News:
@@ -74,6 +78,8 @@ class Cycle(Watched, RequestResponseCycle):
         self.extra: Headers = []
         """Headers that go out with the answer's own."""
         self.listener: Listener | None = None
+        corked = cast(Corked, protocol.transport)
+        self._write_now, self.write_after = corked.write_now, corked.write_after
 
     def whole_body(self, most: int) -> bytes | None:
         """The request's body, if all of it is here and no more than `most` bytes; then it is not
@@ -123,34 +129,37 @@ class Cycle(Watched, RequestResponseCycle):
         elif kind != "http.response.body":
             raise RuntimeError(f"Expected ASGI message 'http.response.body', but got {kind!r}.")
         elif message.get("more_body", False):
-            self.pour(message.get("body", b""))
+            self.transport.write(self._framed(message.get("body", b"")))
         else:
-            self._finish(b"", message.get("body", b""))
+            self.transport.write(self._last(message.get("body", b"")))
+            self._end()
 
     def begin(self, status: int, headers: Headers, body: bytes) -> None:
         """The answer's head and the first of its body; names are in lower case, and neither
         names nor values have what HTTP forbids."""
         if not self.disconnected:
-            self.transport.write(self._head(status, headers) + self._framed(body))
+            self._write_now(self._head(status, headers) + self._framed(body))
 
     def pour(self, body: bytes) -> None:
-        """More of the body."""
+        """More of a body that `begin` began."""
         if self.disconnected:
             return
         if self.chunked_encoding and body:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+            self.write_after(b"%x\r\n" % len(body) + body + b"\r\n")
         else:
-            self.transport.write(self._framed(body))
+            self.write_after(self._framed(body))
 
     def finish(self, body: bytes = b"") -> None:
         """The last of the body."""
         if not self.disconnected:
-            self._finish(b"", body)
+            self._write_now(self._last(body))
+            self._end()
 
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer; see `begin`."""
         if not self.disconnected:
-            self._finish(self._head(status, headers), body)
+            self._write_now(self._head(status, headers) + self._last(body))
+            self._end()
 
     def _head(self, status: int, headers: Headers) -> bytes:
         self.response_started = True
@@ -202,11 +211,13 @@ class Cycle(Watched, RequestResponseCycle):
         self.expected_content_length -= len(body)
         return body
 
-    def _finish(self, head: bytes, body: bytes) -> None:
-        framed = head + self._framed(body)
+    def _last(self, body: bytes) -> bytes:
+        framed = self._framed(body)
         if self.chunked_encoding and self.scope["method"] != "HEAD":
             framed += b"0\r\n\r\n"
-        self.transport.write(framed)
+        return framed
+
+    def _end(self) -> None:
         if self.expected_content_length != 0:
             raise RuntimeError("Response content shorter than Content-Length")
         self.response_complete = True

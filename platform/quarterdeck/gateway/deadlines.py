@@ -102,6 +102,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if running is not None and not running.response_complete:
             running.disconnected = True
             running.message_event.set()
+            if running.listener is not None:
+                running.listener.gone()
             running.leave()
         self.pipeline.clear()
 

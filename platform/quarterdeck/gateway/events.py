@@ -26,35 +26,37 @@ class EventRelay:
     """Bytes in, whole events out."""
 
     def __init__(self) -> None:
-        self._held = bytearray()
-        self._passed = b""
+        self.held = bytearray()
+        """The beginning of an event whose end has not come."""
+        self.passed = b""
+        """The last events that came out."""
 
     def push(self, piece: bytes) -> bytes:
         """The events that are complete now. Raises EventTooLarge."""
-        if not self._held and piece.endswith(b"\n\n"):  # as engines write them: one at a time
-            self._passed = piece
+        if not self.held and piece.endswith(b"\n\n"):  # as engines write them: one at a time
+            self.passed = piece
             return piece
         # The end mark may lie across the border of two pieces: look a little further back.
-        seen = max(0, len(self._held) - 3)
-        self._held += piece
+        seen = max(0, len(self.held) - 3)
+        self.held += piece
         ends = [
             at + len(mark)
             for mark in (b"\n\n", b"\r\n\r\n")
-            if (at := self._held.rfind(mark, seen)) >= 0
+            if (at := self.held.rfind(mark, seen)) >= 0
         ]
         if not ends:
-            if len(self._held) > _LARGEST_EVENT:
+            if len(self.held) > _LARGEST_EVENT:
                 raise EventTooLarge(f"an event is larger than {_LARGEST_EVENT} bytes")
             return b""
-        whole = bytes(self._held[: max(ends)])
-        del self._held[: max(ends)]
-        self._passed = whole
+        whole = bytes(self.held[: max(ends)])
+        del self.held[: max(ends)]
+        self.passed = whole
         return whole
 
     @property
     def complete(self) -> bool:
         """The stream has said its last word: `[DONE]`, or an error of its own."""
-        passed = self._passed.rstrip()
+        passed = self.passed.rstrip()
         start = max(passed.rfind(b"\n\n"), passed.rfind(b"\r\n\r\n")) + 1
         # A blank line more between two events may be cut in its middle: it is no event.
-        return not self._held.strip(b"\r\n") and passed[start:].strip().startswith(_LAST_WORDS)
+        return not self.held.strip(b"\r\n") and passed[start:].strip().startswith(_LAST_WORDS)

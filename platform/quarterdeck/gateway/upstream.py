@@ -67,6 +67,7 @@ class Answer(asyncio.Protocol):
         self.on_body = self._pieces.append
         """The parser calls it: nothing of Python runs for a piece."""
         self._parser = httptools.HttpResponseParser(self)
+        self._feed = self._parser.feed_data
         self._reset()
 
     def _reset(self) -> None:
@@ -98,24 +99,21 @@ class Answer(asyncio.Protocol):
             return
         error: Broken | None = None
         try:
-            self._parser.feed_data(data)
+            self._feed(data)
         except httptools.HttpParserError as wrong:
             error = Broken(f"the answer is no HTTP: {wrong}")
-        sink = self._sink
-        if sink is not None:
-            self._hand_over(sink)
-        else:
+        sink, pieces = self._sink, self._pieces
+        if sink is None:
             self._keep(len(data))
+        elif pieces:
+            piece = pieces.pop()
+            if pieces:
+                piece = b"".join((*pieces, piece))
+                pieces.clear()
+            sink.take(piece)
         if error is not None:
             self._fail(error)
-
-    def _hand_over(self, sink: Sink) -> None:
-        pieces = self._pieces
-        if pieces:
-            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            sink.take(piece)
-        if self.complete:
+        elif sink is not None and self.complete:
             self._end_sink(None)
 
     def _keep(self, size: int) -> None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 
 _TAIL = 4096
+MOST_NEW = 64
+LARGE = 512
+"""Pieces are looked at in bunches: so many, or when one has more bytes."""
 _PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d+)')
 _CACHED = re.compile(rb'"cached_tokens"\s*:\s*(\d+)')
 _ANSWER = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
@@ -17,33 +20,32 @@ _ANSWER = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
 class Usage:
     """Fed with every piece of one answer, in order; of a stream pieces are whole events."""
 
-    __slots__ = ("_events", "_new", "_size", "_stream", "_tail")
+    __slots__ = ("_events", "_stream", "_tail", "new")
 
     def __init__(self, *, stream: bool) -> None:
         self._stream = stream
         self._tail = b""
         self._events = 0
-        self._new: list[bytes] = []
-        self._size = 0
+        self.new: list[bytes] = []
+        """Passed on and not looked at yet."""
 
     def push(self, piece: bytes) -> None:
         """Bytes that were passed on."""
-        self._new.append(piece)
-        self._size += len(piece)
-        if self._size > _TAIL:
-            self._fold()
+        self.new.append(piece)
+        if len(self.new) > MOST_NEW or len(piece) > LARGE:
+            self.look()
 
-    def _fold(self) -> None:
-        new = b"".join(self._new)
-        self._new.clear()
-        self._size = 0
+    def look(self) -> None:
+        """Count what is new."""
+        new = b"".join(self.new)
+        self.new.clear()
         if self._stream:
             self._events += new.count(b"data: {")
         self._tail = new[-_TAIL:] if len(new) >= _TAIL else (self._tail + new)[-_TAIL:]
 
     def tokens(self) -> tuple[int, int]:
         """Tokens of the prompt (0: not told) and of the answer."""
-        self._fold()
+        self.look()
         prompt, answer = _last(_PROMPT, self._tail), _last(_ANSWER, self._tail)
         if answer is None:
             answer = self._events
@@ -51,7 +53,7 @@ class Usage:
 
     def cached(self) -> int | None:
         """Tokens of the prompt that the engine had in its cache; None: not told."""
-        self._fold()
+        self.look()
         return _last(_CACHED, self._tail) if b'"cached_tokens"' in self._tail else None
 
 
