@@ -5,21 +5,15 @@ The fields are those that an operator looks for first; no text of prompts or ans
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from json.encoder import encode_basestring as _quoted
 from typing import Any, Literal
 
-Write = Callable[[str], None]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
-_MOST_LINES = 256
-_SECONDS = 0.1
 
 
 class Record:
@@ -88,50 +82,49 @@ class Step:
 
 
 def line(record: Record, now: float) -> str:
-    """The record as one line; empty fields are left out."""
+    """The record as one line; most empty fields are left out. What clients chose is either
+    checked (the request's id) or encoded."""
     second = int(now)
-    parts = [
+    whence = _whence(
+        record.path, record.key, record.project, record.service, record.model, record.revision,
+        record.replica,
+    )  # fmt: skip
+    text = (
         f'{{"at":"{_moment(second)}.{int((now - second) * 1000):03d}Z",'
-        f'"request_id":{_quoted(record.request_id)},'
-        + _whence(
-            record.path, record.key, record.project, record.service, record.model,
-            record.revision, record.replica,
-        )
-        + f'"status":{record.status}'
-    ]  # fmt: skip
-    if record.error:
-        parts.append(f'"error":{_quoted(record.error)}')
-    if record.stream:
-        parts.append('"stream":true')
-    if record.tries:
-        parts.append(f'"tries":{record.tries}')
-    if record.fallback:
-        parts.append('"fallback":true')
-    if record.priority:
-        parts.append(f'"priority":{record.priority}')
-    if waited := round(record.waited, 4):
-        parts.append(f'"waited":{waited}')
-    if first_byte := round(record.first_byte or 0.0, 4):
-        parts.append(f'"first_byte":{first_byte}')
-    if seconds := round(record.seconds, 4):
-        parts.append(f'"seconds":{seconds}')
-    if record.tokens_in:
-        parts.append(f'"tokens_in":{record.tokens_in}')
-    if record.tokens_out:
-        parts.append(f'"tokens_out":{record.tokens_out}')
-    if record.tokens_cached:
-        parts.append(f'"tokens_cached":{record.tokens_cached}')
-    if record.bytes_in:
-        parts.append(f'"bytes_in":{record.bytes_in}')
+        f'"request_id":"{record.request_id}",{whence}"status":{record.status},'
+        f'"seconds":{record.seconds:.4f}'
+    )
+    if record.first_byte is not None:
+        text += f',"first_byte":{record.first_byte:.4f}'
+    for name in _NUMBERS:
+        if value := getattr(record, name):
+            text += f',"{name}":{value}'
     if record.trace_id:
-        parts.append(f'"trace_id":"{record.trace_id}"')
+        text += f',"trace_id":"{record.trace_id}"'
+    for name, value in _unusual(record):
+        text += f',"{name}":{_encode(value)}'
+    return text + "}"
+
+
+_NUMBERS = ("tries", "tokens_in", "tokens_out", "tokens_cached", "bytes_in", "priority")
+
+
+def _unusual(record: Record) -> Iterator[tuple[str, object]]:
+    """What most requests do not have."""
+    if record.error:
+        yield "error", record.error
+    if record.stream:
+        yield "stream", True
+    if record.fallback:
+        yield "fallback", True
+    if record.waited:
+        yield "waited", round(record.waited, 4)
     if len(record.replicas) > 1:
-        parts.append(f'"replicas":{_encode(record.replicas)}')
+        yield "replicas", record.replicas
     if record.overloaded:
-        parts.append(f'"overloaded":{_encode(record.overloaded)}')
+        yield "overloaded", record.overloaded
     if record.steps:
-        parts.append(f'"steps":{_encode([step.told() for step in record.steps])}')
-    return ",".join(parts) + "}"
+        yield "steps", [step.told() for step in record.steps]
 
 
 @lru_cache(maxsize=1024)
@@ -149,36 +142,6 @@ def _whence(
 @lru_cache(maxsize=2)
 def _moment(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-class Lines:
-    """Writes lines in bunches: after a tenth of a second, or when many have come.
-
-    `write` takes the text of whole lines. A pipe that is closed must not fail a request.
-    """
-
-    def __init__(self, write: Write) -> None:
-        self._write = write
-        self._lines: list[str] = []
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, text: str) -> None:
-        """Write a line soon."""
-        self._lines.append(text)
-        if len(self._lines) >= _MOST_LINES:
-            self.flush()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_SECONDS, self.flush)
-
-    def flush(self) -> None:
-        """Write what there is."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        lines, self._lines = self._lines, []
-        if lines:
-            with suppress(OSError, ValueError):
-                self._write("\n".join(lines) + "\n")
 
 
 def to_stdout(text: str) -> None:

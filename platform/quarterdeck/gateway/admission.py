@@ -84,7 +84,7 @@ class Admission:
 
     def leave(self, room: WaitingRoom) -> None:
         """Give a place back."""
-        room.leave()
+        room.in_flight -= 1
         if room.waiting:
             self._wake(room)
 

@@ -7,13 +7,16 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable, Coroutine, Mapping
 from random import Random
+from typing import Any
 from urllib.parse import unquote
 
 import aiohttp
 
-from quarterdeck.gateway.access_log import Lines, Record, line, to_stdout
+from quarterdeck.gateway.access_log import to_stdout
 from quarterdeck.gateway.admission import Admission
+from quarterdeck.gateway.arrival import Arrival
 from quarterdeck.gateway.asgi import (
     ClientGone,
     Receive,
@@ -24,6 +27,7 @@ from quarterdeck.gateway.asgi import (
     discard_body,
     header,
 )
+from quarterdeck.gateway.books import Books
 from quarterdeck.gateway.client import Client, client_of
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.engine_loads import EngineLoads
@@ -70,11 +74,12 @@ class Gateway:
         self._metrics = GatewayMetrics()
         self._fleet = Fleet(time.monotonic, on_ejection=self._metrics.ejected)
         self._tally = Tally()
-        self._lines = Lines(to_stdout)
+        self._books = Books(self._metrics, self._tally, to_stdout)
         self._directory: Directory | None = None
         self._spans = spans_from(os.environ)
         self._admission = self._make_admission()
         self._waker: Waker | None = None
+        self._clock: Callable[[], float] = time.monotonic
         self._limits = Limits(time.monotonic, self._metrics)
         self._inference: Inference | None = None
         self._watch: SnapshotWatch | None = None
@@ -101,6 +106,7 @@ class Gateway:
             kept = await asyncio.to_thread(read_snapshot, self._settings.snapshot_path)
             if kept is not None:
                 self._apply(kept)
+            self._clock = asyncio.get_running_loop().time
             upstream = Upstream(self._settings.connect_timeout, _POOLED_SECONDS)
             proxy = self._make_proxy(upstream)
             self._waker = Waker(self._settings, session, time.monotonic)
@@ -123,7 +129,7 @@ class Gateway:
             await mirror.close()
             await self._waker.close()
             upstream.close()
-            self._lines.flush()
+            self._books.balance()
             if self._spans is not None:
                 await asyncio.to_thread(self._spans.close, _LAST_SPANS)
         await send({"type": "lifespan.shutdown.complete"})
@@ -149,7 +155,7 @@ class Gateway:
     def _make_inference(self, proxy: Proxy, mirror: Mirror) -> Inference:
         parts = (
             self._settings, proxy, self._admission, self._limits, mirror, self._metrics,
-            self._random, self._newest, self._ended,
+            self._random, self._newest, self._books.ended,
         )  # fmt: skip
         if self._spans is None:
             return Inference(*parts)
@@ -158,6 +164,7 @@ class Gateway:
         return TracedInference(self._spans.tracer, *parts)
 
     def _apply(self, snapshot: GatewaySnapshot) -> None:
+        self._books.balance()
         self._directory = Directory.of(snapshot)
         self._fleet.apply(snapshot)
         self._tally.apply(snapshot)
@@ -167,13 +174,8 @@ class Gateway:
             endpoint.run_id for route in snapshot.services for endpoint in route.endpoints
         )
 
-    def _ended(self, record: Record) -> None:
-        self._tally.observe(record)
-        for step in record.steps:
-            self._tally.observe(step.record)
-        self._lines.add(line(record, time.time()))
-
     def _observed(self) -> list[RevisionObservation]:
+        self._books.balance()
         for route in self._directory.services.values() if self._directory else ():
             if route.wakes and self._admission.waiting(route):
                 # Without it a start that takes longer than `idle_after` would be given up.
@@ -191,7 +193,8 @@ class Gateway:
     # --- requests ----------------------------------------------------------------------------
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        offered = header(scope, b"x-request-id")
+        fields = dict(scope["headers"])
+        offered = fields.get(b"x-request-id")
         if offered is not None and _REQUEST_ID.match(offered):
             request_id = offered.decode("ascii")
         else:
@@ -204,7 +207,7 @@ class Gateway:
         try:
             endpoint = ENDPOINTS.get(scope["path"])
             if endpoint is not None:
-                await self._infer(endpoint, scope, receive, client, request_id)
+                await self._inferred(endpoint, scope, fields, receive, client, request_id)
             else:
                 await self._route(scope, client.send)
         except ApiError as error:
@@ -214,19 +217,24 @@ class Gateway:
         except ClientGone:
             return
 
-    async def _infer(
-        self, endpoint: Endpoint, scope: Scope, receive: Receive, client: Client, request_id: str
-    ) -> None:
+    def _inferred(
+        self,
+        endpoint: Endpoint,
+        scope: Scope,
+        fields: Mapping[bytes, bytes],
+        receive: Receive,
+        client: Client,
+        request_id: str,
+    ) -> Coroutine[Any, Any, None]:
         _only(scope["method"], "POST")
-        inference = self._inference
-        assert inference is not None
+        assert self._inference is not None
         try:
             directory = self._known()
         except ApiError as error:
             self._metrics.refused.labels(str(error.status)).inc()
             raise
-        await inference.answer(
-            inference.arrival(directory, endpoint, scope, receive, client, request_id)
+        return self._inference.answer(
+            Arrival(directory, endpoint, scope, fields, receive, client, request_id, self._clock())
         )
 
     async def _route(self, scope: Scope, send: Send) -> None:
@@ -243,6 +251,7 @@ class Gateway:
             stale = round(self._watch.stale_seconds()) if self._watch else 0
             await answer_json(send, 200, {"status": "ok", "stale_seconds": stale})
         elif path == "/metrics":
+            self._books.balance()
             failures = self._watch.failures if self._watch else 0
             self._metrics.snapshot_failures.set(failures)
             for route in self._directory.services.values() if self._directory else ():

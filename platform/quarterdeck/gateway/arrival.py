@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from quarterdeck.gateway.access_log import Record
 from quarterdeck.gateway.asgi import Receive, Scope
-from quarterdeck.gateway.bodies import Held
 from quarterdeck.gateway.client import Client
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.surface import Endpoint
@@ -15,7 +16,7 @@ class Arrival:
     by their names, the last of several."""
 
     __slots__ = (
-        "began", "client", "directory", "endpoint", "fields", "held", "receive", "record", "scope",
+        "began", "client", "directory", "endpoint", "fields", "receive", "record", "scope",
     )  # fmt: skip
 
     def __init__(
@@ -23,18 +24,17 @@ class Arrival:
         directory: Directory,
         endpoint: Endpoint,
         scope: Scope,
+        fields: Mapping[bytes, bytes],
         receive: Receive,
         client: Client,
         request_id: str,
         began: float,
-        held: Held,
     ) -> None:
         self.directory = directory
         self.endpoint = endpoint
         self.scope = scope
+        self.fields = fields
         self.receive = receive
         self.client = client
-        self.began = began
-        self.held = held
-        self.fields: dict[bytes, bytes] = dict(scope["headers"])
         self.record = Record(request_id, endpoint.path)
+        self.began = began

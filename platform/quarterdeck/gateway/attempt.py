@@ -17,7 +17,7 @@ from quarterdeck.gateway.flow import Bounds, Flow
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.upstream import Answer, Upstream
-from quarterdeck.gateway.usage import Usage
+from quarterdeck.gateway.usage import Tokens, Usage, tokens_of
 from quarterdeck.routing.replicas import ReplicaView
 from quarterdeck.routing.retries import RETRYABLE_STATUSES
 from quarterdeck.specs.gateway_snapshot import ServiceRoute
@@ -62,7 +62,7 @@ class Attempt:
         self._replica = replica
         self._call = call
         self._send = send
-        self._loop = asyncio.get_running_loop()
+        self._loop = means.upstream.loop
         total = min(means.settings.total_timeout, route.total)
         self._deadline = min(call.until, call.began + total)
         self._relay: EventRelay | None = None
@@ -111,7 +111,7 @@ class Attempt:
         """What is sent first: whole events, or all of an answer that is not too long. None: the
         answer ended without an event."""
         answer = self._answer
-        if _is_event_stream(answer):
+        if answer.content_type.lower().startswith(b"text/event-stream"):
             self._relay = EventRelay()
             while piece := await answer.read(until):
                 if whole := self._relay.push(piece):
@@ -149,23 +149,27 @@ class Attempt:
 
     async def _pass_on(self, piece: bytes) -> None:
         """Send the answer. Raises ClientGone."""
+        if self._relay is None and self._answer.read_whole:
+            self._ended_well()
+            self._note(tokens_of(piece))
+            await self._whole(piece)
+            return
         usage = self._usage = Usage(stream=self._relay is not None)
         usage.push(piece)
         try:
-            if self._relay is None and self._answer.read_whole:
-                self._ended_well()
-                await self._whole(piece)
-                return
             broken = await self._rest(piece)
         finally:
-            record = self._call.record
-            record.tokens_in, record.tokens_out = usage.tokens()
-            record.tokens_cached = usage.cached()
+            self._note(usage.tokens())
         if broken:
             await self._broken_off(broken)
         else:
             self._ended_well()
             await self._last(b"")
+
+    def _note(self, tokens: Tokens) -> None:
+        record = self._call.record
+        record.tokens_in, record.tokens_out = tokens.prompt, tokens.answer
+        record.tokens_cached = tokens.cached
 
     async def _whole(self, body: bytes) -> None:
         direct, status, headers = self._call.direct, self._answer.status, self._headers()
@@ -252,13 +256,6 @@ class Attempt:
         if self._call.record.explanation:
             headers.append((explain.HEADER, self._call.record.explanation))
         return headers
-
-
-def _is_event_stream(answer: Answer) -> bool:
-    return any(
-        name == b"content-type" and value.lower().startswith(b"text/event-stream")
-        for name, value in answer.headers
-    )
 
 
 def _headers_for_replica(call: Call) -> Headers:

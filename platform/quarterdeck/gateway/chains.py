@@ -179,7 +179,7 @@ class Chains:
         call, record, whole = way.call, step.record, way.call.record
         route = _service(way, route_step)
         asked = texts.with_documents(call.path, call.asked, route_step, way.documents)
-        asked["model"] = engine_model(route, call.headers)
+        asked["model"] = engine_model(route, dict(call.headers))
         step.documents = len(way.documents) or None
         record.stream = call.stream
         loop = asyncio.get_running_loop()

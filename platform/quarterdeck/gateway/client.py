@@ -24,9 +24,9 @@ class Client(Protocol):
         """The request's body, if all of it is here and no more than `most` bytes; then it is not
         to be received any more."""
 
-    async def watch(self, work: Coroutine[Any, Any, int]) -> int:
-        """The result of the work, unless the client leaves: ClientGone. To be called once the
-        body is read."""
+    def watch(self, work: Coroutine[Any, Any, int]) -> Coroutine[Any, Any, int]:
+        """The result of the work, unless the client leaves: then it is cancelled, and so is the
+        request's task or ClientGone raised. To be called once the body is read."""
 
 
 def client_of(scope: Scope, receive: Receive, send: Send) -> Client:

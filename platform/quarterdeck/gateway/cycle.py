@@ -43,26 +43,29 @@ class Listener(Protocol):
 
 
 class News:
-    """An event (as asyncio.Event) that one task at most waits for."""
+    """As asyncio.Event, of which nearly nobody waits for the first one."""
 
-    __slots__ = ("_is_set", "_waiter")
+    __slots__ = ("_is_set", "_waiters")
 
     def __init__(self) -> None:
         self._is_set = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
 
     def set(self) -> None:
         self._is_set = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
 
     def clear(self) -> None:
         self._is_set = False
 
     async def wait(self) -> None:
         if not self._is_set:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters = [*(self._waiters or ()), waiter]
+            await waiter
 
 
 class Cycle(Watched, RequestResponseCycle):
@@ -95,11 +98,40 @@ class Cycle(Watched, RequestResponseCycle):
         return body
 
     async def run_asgi(self, app: ASGI3Application) -> None:
+        """As uvicorn's; a client's leaving is no error."""
         try:
-            await super().run_asgi(app)
+            result = await app(self.scope, self.receive, self.send)  # type: ignore[func-returns-value]
+        except asyncio.CancelledError as error:
+            if not self.absorbed():
+                await self._failed(error)
+        except BaseException as error:
+            await self._failed(error)
+        else:
+            if (self.response_complete and result is None) or self.disconnected:
+                return
+            if result is not None:
+                what = f"should return None, but returned '{result}'."
+            elif not self.response_started:
+                what = "returned without starting response."
+            else:
+                what = "returned without completing response."
+            self.logger.error("ASGI callable %s", what)
+            if self.response_started:
+                self.transport.close()
+            else:
+                await self.send_500_response()
         finally:
+            self.on_response = _nothing
+            self.task = None
             # Cycles of references would wait for the collector.
             cast(dict[str, Any], self.scope)["extensions"] = None
+
+    async def _failed(self, error: BaseException) -> None:
+        self.logger.error("Exception in ASGI application\n", exc_info=error)
+        if self.response_started:
+            self.transport.close()
+        else:
+            await self.send_500_response()
 
     # --- the answer --------------------------------------------------------------------------
 
@@ -225,6 +257,10 @@ class Cycle(Watched, RequestResponseCycle):
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+
+def _nothing() -> None:
+    return
 
 
 def _says_close(connection: bytes) -> bool:

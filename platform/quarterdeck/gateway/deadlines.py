@@ -8,6 +8,7 @@ that was written for them. The api's process uses this too.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import re
 from collections.abc import Callable
@@ -165,8 +166,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((cycle, app))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = cast(Cycle, cycle)
-        super()._start_asgi_task(cycle, app)
+        self._running = running = cast(Cycle, cycle)
+        context = contextvars.Context() if self.config.reset_contextvars else None
+        running.task = self.loop.create_task(running.run_asgi(app), context=context)
+        running.task.add_done_callback(self.tasks.discard)
+        self.tasks.add(running.task)
 
     def on_body(self, body: bytes) -> None:
         self._header_bytes = 0

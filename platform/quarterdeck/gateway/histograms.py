@@ -1,7 +1,7 @@
-"""Histograms for the hot path.
+"""Histograms and counters for the hot path.
 
 prometheus_client locks and walks the buckets for each observation; a gateway has one thread and
-makes five for each request. These are the same histograms to who scrapes them.
+makes five for each request. These are the same histograms and counters to who scrapes them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 
@@ -72,3 +72,45 @@ class Histogram(Collector):
     def describe(self) -> Iterator[Metric]:
         """For the registry's check of names."""
         yield HistogramMetricFamily(self._name, self._words, labels=self._labels)
+
+
+class Count:
+    """One counter's number."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+class Counts(Collector):
+    """Counters by label values; `name` is without its `_total`."""
+
+    def __init__(
+        self, name: str, words: str, labels: Sequence[str], registry: CollectorRegistry
+    ) -> None:
+        self._name, self._words, self._labels = name, words, tuple(labels)
+        self._counts: dict[tuple[str, ...], Count] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Count:
+        """The counter of these values, made when there is none."""
+        count = self._counts.get(values)
+        if count is None:
+            count = self._counts[values] = Count()
+        return count
+
+    def remove(self, *values: str) -> None:
+        """End a counter."""
+        self._counts.pop(values, None)
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry."""
+        family = CounterMetricFamily(self._name, self._words, labels=self._labels)
+        for values, count in list(self._counts.items()):
+            family.add_metric(list(values), count.value)
+        yield family
+
+    def describe(self) -> Iterator[Metric]:
+        """For the registry's check of names."""
+        yield CounterMetricFamily(self._name, self._words, labels=self._labels)

@@ -15,11 +15,10 @@ from quarterdeck.gateway import explain
 from quarterdeck.gateway.access_log import Record
 from quarterdeck.gateway.admission import Admission
 from quarterdeck.gateway.arrival import Arrival
-from quarterdeck.gateway.asgi import Receive, Scope, Send, read_body
-from quarterdeck.gateway.bodies import BodyMemory, dumps, loads, parsed_size, too_deep
+from quarterdeck.gateway.asgi import Send, read_body
+from quarterdeck.gateway.bodies import BodyMemory, Held, dumps, loads, parsed_size, too_deep
 from quarterdeck.gateway.call import Call
 from quarterdeck.gateway.chains import STEP_FAILED, Chains
-from quarterdeck.gateway.client import Client
 from quarterdeck.gateway.cycle import Cycle
 from quarterdeck.gateway.directory import Directory
 from quarterdeck.gateway.errors import ApiError, unavailable
@@ -30,7 +29,7 @@ from quarterdeck.gateway.proxy import Proxy
 from quarterdeck.gateway.revisions import asked_revision
 from quarterdeck.gateway.route_request import engine_model
 from quarterdeck.gateway.settings import GatewaySettings
-from quarterdeck.gateway.surface import Endpoint, guessed_tokens
+from quarterdeck.gateway.surface import guessed_tokens
 from quarterdeck.gateway.tracing import Trace, trace_of
 from quarterdeck.specs.common import PRIORITIES
 from quarterdeck.specs.gateway_snapshot import KeyDigest, ServiceRoute
@@ -68,24 +67,12 @@ class Inference:
         self._random = random
         self._newest = newest
         self._log = log
+        self._clock = asyncio.get_running_loop().time
         self._bodies = BodyMemory(settings.max_bodies)
         self._one_large = asyncio.Lock()
         self._chains = Chains(self._serve, proxy.overdue, metrics, self._bodies, self._one_large)
         self.in_flight = 0
         metrics.watch_in_flight(lambda: self.in_flight)
-
-    def arrival(
-        self,
-        directory: Directory,
-        endpoint: Endpoint,
-        scope: Scope,
-        receive: Receive,
-        client: Client,
-        request_id: str,
-    ) -> Arrival:
-        """A request that arrives now."""
-        began, held = asyncio.get_running_loop().time(), self._bodies.hold()
-        return Arrival(directory, endpoint, scope, receive, client, request_id, began, held)
 
     async def answer(self, arrival: Arrival) -> None:
         """Answer one request. Raises ApiError while nothing was sent, ClientGone."""
@@ -99,33 +86,30 @@ class Inference:
                     "gateway_overloaded",
                 )
             self.in_flight += 1
+            held = self._bodies.hold()
             try:
-                await self._carry(arrival, key)
+                await self._carry(arrival, key, held)
             finally:
                 self.in_flight -= 1
-                arrival.held.release()
+                held.release()
         except ApiError as error:
             record.status, record.error = error.status, str(error)
             raise
         finally:
-            record.seconds = asyncio.get_running_loop().time() - arrival.began
-            if record.service:
-                self._metrics.ended(record)
-            else:
-                self._metrics.refused.labels(str(record.status)).inc()
+            record.seconds = self._clock() - arrival.began
             self._log(record)
 
-    async def _carry(self, arrival: Arrival, key: KeyDigest) -> None:
+    async def _carry(self, arrival: Arrival, key: KeyDigest, held: Held) -> None:
         client, record, settings = arrival.client, arrival.record, self._settings
         body = client.whole_body(settings.max_body)
         if body is None:
             body = await read_body(
                 arrival.scope, arrival.receive, settings.max_body, settings.body_timeout,
-                arrival.held.grow,
+                held.grow,
             )  # fmt: skip
         else:
-            arrival.held.grow(len(body), complete=True)
-        route, call = await self._understood(arrival, key, body)
+            held.grow(len(body), complete=True)
+        route, call = await self._understood(arrival, key, body, held)
         if not limited(key):
             work = self._serve(arrival.directory, route, call, client.send)
             record.status = await client.watch(work)
@@ -137,12 +121,12 @@ class Inference:
             record.status = await client.watch(work)
 
     async def _understood(
-        self, arrival: Arrival, key: KeyDigest, body: bytes
+        self, arrival: Arrival, key: KeyDigest, body: bytes, held: Held
     ) -> tuple[ServiceRoute, Call]:
         """Which service is asked, and what. Raises ApiError."""
         record, fields, scope = arrival.record, arrival.fields, arrival.scope
         record.bytes_in = len(body)
-        arrival.held.grow(parsed_size(body), complete=True)
+        held.grow(parsed_size(body), complete=True)
         parsed = await _parse(body, self._one_large)
         model = parsed.get("model")
         if not isinstance(model, str) or not model:
@@ -156,7 +140,7 @@ class Inference:
         trace = self._trace(fields)
         record.trace_id = trace.trace_id
         record.stream = parsed.get("stream") is True
-        name = engine_model(route, scope["headers"])
+        name = engine_model(route, fields)
         return route, Call(
             path=arrival.endpoint.path,
             headers=scope["headers"],
@@ -189,7 +173,7 @@ class Inference:
             call.record.service, call.record.fallback = other.name, True
             # Whoever failed is of the other service: nobody of this one has it yet.
             call.record.replica, call.record.revision = "", 0
-            name = engine_model(other, call.headers)
+            name = engine_model(other, dict(call.headers))
             another = call.for_another(_renamed(call.asked, name))
             return await self._in_place(directory, other, another, send)
 
@@ -201,7 +185,7 @@ class Inference:
         room = self._admission.at_once(route)
         if room is None:
             record = call.record
-            left = call.until - asyncio.get_running_loop().time()
+            left = call.until - self._clock()
             room, waited = await self._admission.enter(route, record.priority, left)
             record.waited += waited
             # Its replicas may be others than when it began to wait.

@@ -10,30 +10,28 @@ from quarterdeck.gateway.asgi import ClientGone
 
 
 class Watched:
-    """One client that is waited for; its server says when it has left."""
+    """One client that may leave, as its server sees it. `task` is the request's."""
 
-    _task: asyncio.Task[Any] | None = None
+    task: asyncio.Task[None] | None = None
     left = False
+    _watched = False
 
     def leave(self) -> None:
         """The connection is lost; once more says nothing new, and would cancel twice."""
         if self.left:
             return
         self.left = True
-        if self._task is not None:
-            self._task.cancel()
+        if self._watched and self.task is not None:
+            self.task.cancel()
 
-    async def watch(self, work: Coroutine[Any, Any, int]) -> int:
-        """The result of the work, unless the client leaves: ClientGone."""
+    def watch(self, work: Coroutine[Any, Any, int]) -> Coroutine[Any, Any, int]:
+        """The work, during which, and after which, the client's leaving cancels the task."""
         if self.left:
             work.close()
             raise ClientGone
-        task = self._task = asyncio.current_task()
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if self.left and task is not None and task.uncancel() <= 0:
-                raise ClientGone from None
-            raise
-        finally:
-            self._task = None
+        self._watched = True
+        return work
+
+    def absorbed(self) -> bool:
+        """Whether the cancellation that was just caught came from here."""
+        return self.left and self.task is not None and self.task.uncancel() <= 0

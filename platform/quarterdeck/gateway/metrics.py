@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from quarterdeck.gateway.access_log import Record, Step
-from quarterdeck.gateway.histograms import Histogram, Series
+from quarterdeck.gateway.histograms import Count, Counts, Histogram, Series
 
 _SECONDS = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
@@ -35,7 +35,7 @@ class _Series:
     tokens_in: Series
     tokens_out: Series
     tokens_cached: Series
-    statuses: dict[int, Counter] = field(default_factory=dict)
+    statuses: dict[int, Count] = field(default_factory=dict)
 
 
 class GatewayMetrics:
@@ -44,10 +44,10 @@ class GatewayMetrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self._series: dict[str, _Series] = {}
-        self._requests = Counter(
-            "quarterdeck_gateway_requests_total",
+        self._requests = Counts(
+            "quarterdeck_gateway_requests",
             "Answered inference requests (499: the client left); no replica: none took it",
-            [*_REPLICA, "status"], registry=registry,
+            [*_REPLICA, "status"], registry,
         )  # fmt: skip
         self.refused = Counter(
             "quarterdeck_gateway_refused_requests_total",
@@ -142,7 +142,7 @@ class GatewayMetrics:
         if status is None:
             status = self._requests.labels(*series.labels, str(record.status))
             series.statuses[record.status] = status
-        status.inc()
+        status.value += 1
         series.seconds.observe(record.seconds)
         if record.waited > 0:
             self._waited.labels(record.project, record.service).observe(record.waited)

@@ -39,7 +39,7 @@ class Mirror:
         if target is None or target.chain or len(self._copies) >= _MOST:
             self._metrics.mirrored.labels(route.project, route.name, "dropped").inc()
             return
-        name = engine_model(target, call.headers)
+        name = engine_model(target, dict(call.headers))
         asked = {**call.asked, "model": name} if "model" in call.asked else call.asked
         body = json.dumps(asked).encode()
         record = Record(call.record.request_id, call.path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from quarterdeck.gateway import explain
 from quarterdeck.gateway.asgi import Send
@@ -42,36 +44,33 @@ class Proxy:
     async def serve(self, route: ServiceRoute, call: Call, send: Send) -> int:
         """Answer a call; the status sent. Raises ApiError while nothing was sent yet, ClientGone
         when the client takes nothing any more."""
-        self._fleet.active += 1
-        try:
-            return await self._serve(route, call, send)
-        finally:
-            self._fleet.active -= 1
-
-    async def _serve(self, route: ServiceRoute, call: Call, send: Send) -> int:
         record, fleet = call.record, self._fleet
         request = route_request(route.routing, call.headers, call.asked)
         failure: Failure | None = None
-        while True:
-            replica = self._choose(route, request, call)
-            if isinstance(replica, Refusal):
-                return await self._give_up(route, failure, replica, send)
-            if request.tried:
-                self._metrics.retries.labels(route.project, route.name).inc()
-            record.replica, record.revision = replica.run_id, replica.revision
-            record.replicas.append(replica.run_id)
-            record.tries += 1
-            with fleet.flight(route, request, replica):
-                result = await self._try(route, replica, call, send)
-            if isinstance(result, int):
-                return result
-            failure = result
-            request = replace(request, tried=request.tried | {replica.run_id})
-            if not self._budget.allows(
-                attempt=len(request.tried), active=fleet.active, retrying=fleet.retrying,
-                status=failure.status,
-            ):  # fmt: skip
-                return await self._give_up(route, failure, None, send)
+        fleet.active += 1
+        try:
+            while True:
+                replica = self._choose(route, request, call)
+                if isinstance(replica, Refusal):
+                    return await self._give_up(route, failure, replica, send)
+                if request.tried:
+                    self._metrics.retries.labels(route.project, route.name).inc()
+                record.replica, record.revision = replica.run_id, replica.revision
+                record.replicas.append(replica.run_id)
+                record.tries += 1
+                with fleet.flight(route, request, replica):
+                    result = await self._try(route, replica, call, send)
+                if isinstance(result, int):
+                    return result
+                failure = result
+                request = replace(request, tried=request.tried | {replica.run_id})
+                if not self._budget.allows(
+                    attempt=len(request.tried), active=fleet.active, retrying=fleet.retrying,
+                    status=failure.status,
+                ):  # fmt: skip
+                    return await self._give_up(route, failure, None, send)
+        finally:
+            fleet.active -= 1
 
     def overdue(self, run_id: str) -> None:
         """Whoever asked gave up before this replica answered."""
@@ -81,18 +80,19 @@ class Proxy:
         self, route: ServiceRoute, request: RouteRequest, call: Call
     ) -> ReplicaView | Refusal:
         policy, views = self._fleet.policy(route), self._fleet.views(route)
-        views = of_revision(request, views, route.traffic, self._random, call.revision)
+        if route.traffic or call.revision is not None:
+            views = of_revision(request, views, route.traffic, self._random, call.revision)
         if not call.explain:
             return policy.choose(request, views, self._random)
         choice = policy.explain(request, views, self._random)
         call.record.explanation = explain.told(choice, len(request.tried) + 1)
         return choice.chosen
 
-    async def _try(
+    def _try(
         self, route: ServiceRoute, replica: ReplicaView, call: Call, send: Send
-    ) -> int | Failure:
+    ) -> Coroutine[Any, Any, int | Failure]:
         """The status sent, or the failure before anything was sent."""
-        return await Attempt(self._means, route, replica, call, send).run()
+        return Attempt(self._means, route, replica, call, send).run()
 
     async def _give_up(
         self, route: ServiceRoute, failure: Failure | None, refusal: Refusal | None, send: Send

@@ -44,10 +44,11 @@ def route_request(
     return RouteRequest(session=session, adapter=adapter)
 
 
-def engine_model(route: ServiceRoute, headers: Sequence[tuple[bytes, bytes]]) -> str:
+def engine_model(route: ServiceRoute, fields: Mapping[bytes, bytes]) -> str:
     """The model name that its engines know: the adapter that a request asks for by header, else
     the service's own."""
-    return _header(headers, route.routing.adapter_header) or route.name
+    adapter = fields.get(_wire_name(route.routing.adapter_header))
+    return adapter.decode("latin-1").strip()[:LONGEST_KEY] if adapter else route.name
 
 
 def _header(headers: Sequence[tuple[bytes, bytes]], name: str) -> str:

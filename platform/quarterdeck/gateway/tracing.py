@@ -6,9 +6,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from quarterdeck.gateway.spans import Spans
@@ -18,8 +17,7 @@ _NOTHING = frozenset({"0" * 32, "0" * 16})
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Trace:
+class Trace(NamedTuple):
     """`span_id` is the gateway's own part of the trace, `parent_id` its client's ("": none)."""
 
     trace_id: str
@@ -36,11 +34,11 @@ class Trace:
 def trace_of(traceparent: bytes | None, random: Random) -> Trace:
     """The trace that a request belongs to; a malformed header starts a new one, as the
     specification wants (https://www.w3.org/TR/trace-context/)."""
-    span = f"{random.getrandbits(64) or 1:016x}"
+    drawn = f"{random.getrandbits(192) | 1 << 64 | 1:048x}"  # neither may be zero
     found = _PARENT.match(traceparent.decode("latin-1")) if traceparent else None
     if found is None or _NOTHING & {found[1], found[2]}:
-        return Trace(f"{random.getrandbits(128) or 1:032x}", span, "", "01")
-    return Trace(found[1], span, found[2], found[3])
+        return Trace(drawn[:32], drawn[32:], "", "01")
+    return Trace(found[1], drawn[32:], found[2], found[3])
 
 
 def spans_from(environment: Mapping[str, str]) -> Spans | None:

@@ -87,6 +87,7 @@ class Answer(asyncio.Protocol):
         self.complete = False
         self.status = 0
         self.headers: Headers = []
+        self.content_type = b""
 
     # --- from the connection -------------------------------------------------------------------
 
@@ -132,6 +133,8 @@ class Answer(asyncio.Protocol):
         name = name.lower()
         if name == b"content-length" or name == b"transfer-encoding":
             self._bounded = True
+        elif name == b"content-type":
+            self.content_type = value
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -142,6 +145,7 @@ class Answer(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status < 200:  # 100 Continue and the like: the answer itself follows
             self.headers = []
+            self.content_type = b""
             self._bounded = False
         else:
             self.complete = True
@@ -303,6 +307,8 @@ class Upstream:
     """Connections to all replicas. Times are seconds."""
 
     def __init__(self, connect_timeout: float, idle_seconds: float) -> None:
+        # Kept: asking for it is a system call, until Python 3.12.
+        self.loop = asyncio.get_running_loop()
         self._connect_timeout = connect_timeout
         self._idle_seconds = idle_seconds
         self._idle: dict[Address, deque[Answer]] = {}
@@ -322,12 +328,11 @@ class Upstream:
         lines.append(b"content-length: %d\r\n\r\n" % len(body))
         lines.append(body)
         request = b"".join(lines)
-        loop = asyncio.get_running_loop()
-        answer = self._kept(address, loop.time())
+        answer = self._kept(address, self.loop.time())
         while True:
             again = answer is not None
             if answer is None:
-                answer = await self._connect(address, loop, until)
+                answer = await self._connect(address, until)
             answer.ask(request, until)
             try:
                 while not answer.has_head:
@@ -344,7 +349,7 @@ class Upstream:
         idle = self._idle.setdefault(address, deque())
         if len(idle) >= _MOST_IDLE:
             return False
-        answer.idle_since = asyncio.get_running_loop().time()
+        answer.idle_since = self.loop.time()
         idle.append(answer)
         return True
 
@@ -373,9 +378,8 @@ class Upstream:
             answer.close_now()
         return None
 
-    async def _connect(
-        self, address: Address, loop: asyncio.AbstractEventLoop, until: float
-    ) -> Answer:
+    async def _connect(self, address: Address, until: float) -> Answer:
+        loop = self.loop
         scheme, host, port = address
         context = _tls() if scheme == "https" else None
         try:

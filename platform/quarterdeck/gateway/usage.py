@@ -7,14 +7,24 @@ is one token each for engines that stream token by token.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 _TAIL = 4096
 MOST_NEW = 64
 LARGE = 512
 """Pieces are looked at in bunches: so many, or when one has more bytes."""
-_PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d+)')
-_CACHED = re.compile(rb'"cached_tokens"\s*:\s*(\d+)')
-_ANSWER = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
+_TOLD = re.compile(rb'"(prompt|input|completion|output|cached)_tokens"\s*:\s*(\d+)')
+_LONGEST_NAME = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Of the prompt (0: not told), of the answer, and those of the prompt that the engine had in
+    its cache (None: not told)."""
+
+    prompt: int = 0
+    answer: int = 0
+    cached: int | None = None
 
 
 class Usage:
@@ -43,20 +53,27 @@ class Usage:
             self._events += new.count(b"data: {")
         self._tail = new[-_TAIL:] if len(new) >= _TAIL else (self._tail + new)[-_TAIL:]
 
-    def tokens(self) -> tuple[int, int]:
-        """Tokens of the prompt (0: not told) and of the answer."""
+    def tokens(self) -> Tokens:
+        """What is known by now."""
         self.look()
-        prompt, answer = _last(_PROMPT, self._tail), _last(_ANSWER, self._tail)
-        if answer is None:
-            answer = self._events
-        return prompt or 0, answer
-
-    def cached(self) -> int | None:
-        """Tokens of the prompt that the engine had in its cache; None: not told."""
-        self.look()
-        return _last(_CACHED, self._tail) if b'"cached_tokens"' in self._tail else None
+        told = _told(self._tail)
+        answer = told.get(b"completion", self._events)
+        return Tokens(told.get(b"prompt", 0), answer, told.get(b"cached"))
 
 
-def _last(pattern: re.Pattern[bytes], text: bytes) -> int | None:
-    found = pattern.findall(text)
-    return int(found[-1][:12]) if found else None
+def tokens_of(answer: bytes) -> Tokens:
+    """What a whole answer tells."""
+    told = _told(answer[-_TAIL:])
+    return Tokens(told.get(b"prompt", 0), told.get(b"completion", 0), told.get(b"cached"))
+
+
+def _told(text: bytes) -> dict[bytes, int]:
+    """The last number of each kind."""
+    start = text.find(b'_tokens"')
+    if start < 0:
+        return {}
+    found = _TOLD.findall(text, max(0, start - _LONGEST_NAME))
+    return {_KIND.get(kind, kind): int(number[:12]) for kind, number in found}
+
+
+_KIND = {b"input": b"prompt", b"output": b"completion"}

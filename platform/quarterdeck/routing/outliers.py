@@ -78,10 +78,13 @@ class Outliers:
 
     def record(self, run_id: str, outcome: Outcome, now: float) -> list[tuple[str, Ejection]]:
         """Remember how a try ended; the replicas that are ejected because of it."""
-        ejected = self._end_interval(now)
+        ends = self._interval_ends
+        ejected = self._end_interval(now) if ends is None or now >= ends else []
         if run_id not in self._runs:
             return ejected
-        health = self._health.setdefault(run_id, _Health())
+        health = self._health.get(run_id)
+        if health is None:
+            health = self._health[run_id] = _Health()
         if outcome == "answered":
             health.answered += 1
             health.errors = health.breaks = 0
