@@ -34,12 +34,6 @@ class _Future:
     def end_one(self) -> None:
         self.pool.hold(self._ends.pop(0)[1], sign=-1)
 
-    def advance(self, clock: datetime) -> None:
-        """Go on to the start of a gang that other pools hold back."""
-        while clock > self.clock and self._ends and self._ends[0][0] <= clock:
-            self.end_one()
-        self.clock = clock
-
     def add(self, hold: Hold, ends_at: datetime) -> None:
         self._ends.append((ends_at, replace(hold, ends_at=ends_at)))
         self._ends.sort(key=lambda pair: pair[0])
@@ -65,8 +59,6 @@ def _start(request: Request, futures: Sequence[_Future], now: datetime) -> datet
     pools = [future.pool for future in futures]
     placed = None
     if all(future.known for future in futures):
-        for future in futures:
-            future.advance(clock)
         placed = place(pools, request)
         while placed is None and (ending := [one for one in futures if one.next_end]):
             first = min(ending, key=lambda one: one.next_end or now)

@@ -205,6 +205,27 @@ def test_backfill_under_a_forecast_that_spans_pools() -> None:
     assert small(3.5) == []
 
 
+def test_what_ends_before_the_gang_ahead_starts_is_no_reason_to_overtake_it() -> None:
+    """H100s are free by 14:00, but the gang ahead starts at 16:00 with what waits for L4s."""
+    holds = [
+        Hold("job/h", "a", {"h1": 2}, ends_at=ends(1)),
+        Hold("job/l", "a", {"l1": 4, "l2": 4}, ends_at=ends(3)),
+    ]
+    ahead = gang("ahead", part("a", 1, "H100"), part("b", 2, "L4"), ordinal=1)
+    made = plan(world(plain("l", 6, "L4", 0), ahead, plain("h", 3, "H100", 2), holds=holds), NOW)
+    assert [one.starts_at for one in made.pending] == [ends(3)] * 3
+
+
+def test_a_backfilled_gang_holds_all_of_its_pools() -> None:
+    """It ends before the one ahead starts; what comes after it finds its L4s taken."""
+    holds = [Hold("job/h", "a", {"h1": 2}, ends_at=ends(2))]
+    short = gang("short", part("a", 1, "H100"), part("b", 8, "L4"), ordinal=1, max_duration=3600.0)
+    late = plain("late", 1, "L4", 2)
+    made = plan(world(plain("big", 4, "H100", 0), short, late, holds=holds), NOW)
+    assert started(made) == ["short"]
+    assert why(made, "late").starts_at == ends(1)
+
+
 def test_a_gang_that_waits_ahead_elsewhere_counts() -> None:
     """`first` waits for L4s only; a later mixed gang would take the H100s and cannot have L4s;
     what is behind in the pool of L4s waits for both, but H100s are free beside the mixed one."""
