@@ -178,7 +178,7 @@ def test_pods_see_the_entries_of_secrets_that_they_need(
         "gateway": {"keys/agent-key", "tracing/otlp-headers"},
         "migration": OPENS,
         "workers": {"keys/agent-key"},
-        "pools": {"keys/agent-key"},
+        "pools": {"keys/agent-key", "keys/ray-token"},
         "tests": {"keys/admin-key"},
     }
     password = {"password/postgresql-password"}
@@ -463,6 +463,12 @@ def test_the_pools_file_is_what_the_controller_reads(everything: list[Object]) -
     assert cluster["spec"]["enableInTreeAutoscaling"] is False
     head = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     assert "--url" in head["args"] and "--join" not in head["args"]
+    told = dict(pairwise(head["args"]))
+    port = cluster["spec"]["headGroupSpec"]["rayStartParams"]["port"]
+    assert told["--ray-port"] == port, "where wait-gcs-ready, which KubeRay adds to workers, asks"
+    for one in (head, cluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]):
+        variables = {v["name"]: v.get("value") for v in one["env"]}
+        assert variables["RAY_AUTH_TOKEN_PATH"] == told["--ray-token-file"], "and with which token"
     for worker, group in zip(cluster["spec"]["workerGroupSpecs"], groups, strict=True):
         assert worker["groupName"] == group["name"]
         assert not {"replicas", "minReplicas", "maxReplicas"} & worker.keys(), (

@@ -24,6 +24,8 @@ class AgentOptions:
     endpoints_reachable: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
     stop_ray: bool = False
+    ray_port: int | None = None
+    ray_token_file: Path | None = None
 
 
 def run_agent(home: Home, options: AgentOptions) -> int:
@@ -45,6 +47,8 @@ def run_agent(home: Home, options: AgentOptions) -> int:
         endpoints_reachable=options.endpoints_reachable,
         labels=dict(options.labels),
         stop_ray=options.stop_ray,
+        ray_port=options.ray_port,
+        ray_token_path=options.ray_token_file,
     )
     try:
         return int(main(settings))

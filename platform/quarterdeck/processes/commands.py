@@ -222,6 +222,12 @@ def agent(
     stop_ray: Annotated[
         bool, typer.Option("--stop-ray", help="End Ray and its runs when the agent ends.")
     ] = False,
+    ray_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of Ray's head; default: a free one.")
+    ] = None,
+    ray_token_file: Annotated[
+        Path | None, typer.Option(help="With a head's token for Ray; default: the home's.")
+    ] = None,
 ) -> None:
     """Give this machine to a cluster.
 
@@ -239,6 +245,7 @@ def agent(
         key_file=key_file or _keys(home).agent.path,
         join=join is not None, slots=slots, node_ip=node_ip, accelerator=accelerator,
         endpoints_reachable=not unreachable, labels=labels, stop_ray=stop_ray,
+        ray_port=ray_port, ray_token_file=ray_token_file,
     )  # fmt: skip
     with _failures():
         code = run_agent(home, options)

@@ -57,6 +57,8 @@ def main(settings: AgentSettings) -> int:
 
 def _start(settings: AgentSettings, client: AgentClient) -> RayNode:
     ticket = _ticket(settings, client) if settings.join else None
+    given = settings.ray_token_path
+    token = ticket.ray_token if ticket else read_key(given) if given else None
     gpus = _gpu_count()
     options = RayOptions(
         node_ip=settings.node_ip,
@@ -65,7 +67,8 @@ def _start(settings: AgentSettings, client: AgentClient) -> RayNode:
         object_store_bytes=settings.object_store_bytes,
         gpus=gpus,
         address=ticket.address if ticket else None,
-        token=ticket.ray_token if ticket else None,
+        token=token,
+        port=settings.ray_port,
     )
     return start_ray(settings.home, options)
 

@@ -55,7 +55,8 @@ class RayNode:
 
 @dataclass(frozen=True)
 class RayOptions:
-    """What `start_ray` is told. `address` and `token` None: this machine becomes a head."""
+    """What `start_ray` is told. `address` None: this machine becomes a head; `token` None: with the
+    token of its home."""
 
     node_ip: str
     slots: int
@@ -64,6 +65,8 @@ class RayOptions:
     gpus: int = 0
     address: str | None = None
     token: str | None = None
+    port: int | None = None
+    """Of the head; None: a free one."""
 
 
 def ray_folder(home: Path) -> Path:
@@ -113,7 +116,7 @@ def start_ray(home: Path, options: RayOptions) -> RayNode:
     _write_token(folder / TOKEN_FILE, options.token)
     temp = temp_folder(home)
     temp.mkdir(mode=0o700, parents=True, exist_ok=True)
-    address = options.address or f"{options.node_ip}:{_free_port(options.node_ip)}"
+    address = options.address or f"{options.node_ip}:{options.port or _free_port(options.node_ip)}"
     node = RayNode(address, options.node_ip, options.address is None, str(temp))
     _record(folder, node)
     logs = home / "logs"

@@ -25,6 +25,10 @@ class AgentSettings:
     endpoints_reachable: bool = True
     labels: dict[str, str] = field(default_factory=dict)
     object_store_bytes: int = 100_000_000
+    ray_port: int | None = None
+    """Where a head listens; None: a free port."""
+    ray_token_path: Path | None = None
+    """A head's token for Ray, a private file; None: the home has one of its own."""
     stop_ray: bool = False
     """End this machine's Ray, and so every run on it, when the agent ends."""
     beat_seconds: float = 2.0

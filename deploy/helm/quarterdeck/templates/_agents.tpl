@@ -29,6 +29,13 @@ probe of its own making: an agent ends by itself when its Ray dies, and must out
       value: /etc/quarterdeck/keys/agent
     - name: HOME
       value: /var/lib/quarterdeck
+    {{- if .pool }}
+    # For the container wait-gcs-ready, which KubeRay makes of this one; the agent passes none of it on.
+    - name: RAY_AUTH_MODE
+      value: token
+    - name: RAY_AUTH_TOKEN_PATH
+      value: /etc/quarterdeck/keys/ray
+    {{- end }}
     {{- with .values.extraEnv }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -67,7 +74,7 @@ shareProcessNamespace: true
 containers:
   {{- include "quarterdeck.agentContainer" . | nindent 2 }}
 volumes:
-  {{- include "quarterdeck.volumes" (dict "root" .root "values" .values "keys" (list "agent") "artifacts" true "homeSize" .values.homeSize) | nindent 2 }}
+  {{- include "quarterdeck.volumes" (dict "root" .root "values" .values "keys" (.keys | default (list "agent")) "artifacts" true "homeSize" .values.homeSize) | nindent 2 }}
   - name: shm
     emptyDir:
       medium: Memory

@@ -14,7 +14,8 @@ keys.existingSecret is not set: make the installation's keys once, keep them (wi
   kubectl create secret generic {{ .Release.Name }}-keys -n {{ .Release.Namespace }} \
     --from-literal={{ .Values.keys.masterKey }}="$(openssl rand -base64 32 | tr '+/' '-_')" \
     --from-literal={{ .Values.keys.adminKey }}="qd_$(openssl rand -hex 32)" \
-    --from-literal={{ .Values.keys.agentKey }}="qd_$(openssl rand -hex 32)"
+    --from-literal={{ .Values.keys.agentKey }}="qd_$(openssl rand -hex 32)" \
+    --from-literal={{ .Values.keys.rayKey }}="$(openssl rand -hex 32)"
   helm upgrade --install {{ .Release.Name }} ... --set keys.existingSecret={{ .Release.Name }}-keys
 {{- end -}}
 

@@ -51,9 +51,10 @@ spec:
   headGroupSpec:
     rayStartParams:
       num-cpus: "0"
+      port: "6379"
     template:
       {{- $head := include "quarterdeck.poolValues" (list $defaults (dict "accelerator" "cpu") $defaults.head (.pool.head | default dict)) | fromYaml }}
-      {{- $arguments := list "--url" $api "--cluster" .pool.name "--slots" "0" }}
+      {{- $arguments := list "--url" $api "--cluster" .pool.name "--slots" "0" "--ray-port" "6379" "--ray-token-file" "/etc/quarterdeck/keys/ray" }}
       {{- include "quarterdeck.poolPod" (dict "root" .root "pool" .pool "values" $head "name" "ray-head" "group" "head" "arguments" $arguments) | nindent 6 }}
   workerGroupSpecs:
     {{- range $group := .pool.groups }}
@@ -94,5 +95,5 @@ metadata:
   {{- end }}
 spec:
   {{- include "quarterdeck.podBase" (dict "root" .root "component" "pools" "values" .values) | nindent 2 }}
-  {{- include "quarterdeck.agentPod" (merge (dict "pool" true) .) | nindent 2 }}
+  {{- include "quarterdeck.agentPod" (merge (dict "pool" true "keys" (list "agent" "ray")) .) | nindent 2 }}
 {{- end -}}
