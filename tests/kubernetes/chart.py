@@ -61,11 +61,11 @@ class Chart:
             **{f"HELM_{kind}_HOME": str(folder / kind) for kind in ("CACHE", "CONFIG", "DATA")},
         }
 
-    def helm(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def helm(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """Run Helm as it is; nothing is checked."""
         return subprocess.run(
-            [self._helm, *arguments], env=self.environment, input=stdin, capture_output=True,
-            text=True, timeout=120, check=False,
+            [self._helm, *arguments], env=self.environment, capture_output=True, text=True,
+            timeout=seconds, check=False,
         )  # fmt: skip
 
     def template(

@@ -108,10 +108,10 @@ def of(group: str, resource: str, *verbs: str) -> set[tuple[str, str, str]]:
 
 ANYBODY = f"system:serviceaccount:{NAMESPACE}:nobody-gave-it-anything"
 CONTROLLER = (
-    of("ray.io", "rayclusters", "get", "list", "watch", "create", "patch", "delete")
-    | of("", "pods", "get", "list", "watch", "delete")
+    of("ray.io", "rayclusters", "get", "list", "create", "patch")
+    | of("", "pods", "list", "delete")
     | of("", "events", "list")
-    | of("", "nodes", "get", "list", "watch")
+    | of("", "nodes", "get", "list")
 )
 
 
@@ -130,6 +130,8 @@ def test_nobody_but_the_controller_has_rights(server: Server, accounts: dict[str
         ("create", "rayclusters.ray.io", "default", False),
         ("list", "rayclusters.ray.io", "default", False),
         ("update", "rayclusters.ray.io", NAMESPACE, False),
+        ("delete", "rayclusters.ray.io", NAMESPACE, False),
+        ("get", "pods", NAMESPACE, False),
         ("deletecollection", "rayclusters.ray.io", NAMESPACE, False),
         ("create", "rayjobs.ray.io", NAMESPACE, False),
         ("get", "secrets", NAMESPACE, False),

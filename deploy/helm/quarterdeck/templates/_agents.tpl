@@ -14,6 +14,10 @@ probe of its own making: an agent ends by itself when its Ray dies, and must out
     - --node-ip
     - $(POD_IP)
     - --stop-ray
+    {{- if .pool }}
+    - --label
+    - pod=$(POD_NAME)
+    {{- end }}
     {{- range $name, $value := .values.labels }}
     - --label
     - {{ printf "%s=%s" $name $value | quote }}
@@ -30,6 +34,10 @@ probe of its own making: an agent ends by itself when its Ray dies, and must out
     - name: HOME
       value: /var/lib/quarterdeck
     {{- if .pool }}
+    - name: POD_NAME
+      valueFrom:
+        fieldRef:
+          fieldPath: metadata.name
     # For the container wait-gcs-ready, which KubeRay makes of this one; the agent passes none of it on.
     - name: RAY_AUTH_MODE
       value: token

