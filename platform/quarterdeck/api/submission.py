@@ -27,6 +27,7 @@ from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.specs.kinds import DOCUMENT, ServiceSpec
 from quarterdeck.specs.resources import Applied, FieldProblem
 from quarterdeck.specs.rollout import same_replicas
+from quarterdeck.specs.workdir import identity
 from quarterdeck.store import array_rows, job_queries, service_queries
 from quarterdeck.store.array_rows import NewMember
 from quarterdeck.store.job_queries import Edge
@@ -208,7 +209,11 @@ def _lives(row: JobRow) -> bool:
 
 def _stands(row: JobRow, document: Document) -> bool:
     """Whether the newest job of that name is what the document asks for."""
-    return row.spec_digest == document.digest and (_lives(row) or row.phase == "succeeded")
+    if not _lives(row) and row.phase != "succeeded":
+        return False
+    # Another digest may come from a field that did not exist when the job was stored.
+    same = row.spec_digest == document.digest
+    return same or identity(_complete(row.spec)) == identity(document.spec)
 
 
 def _live(document: Document, row: JobRow) -> ProblemError:

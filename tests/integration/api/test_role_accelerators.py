@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from quarterdeck.controller.loop import Controller
+from quarterdeck.store.tables import JobRow
 from tests.integration.api.conftest import Platform, agent_beat, paths, problem
 
 
@@ -114,3 +116,18 @@ def test_all_roles_or_none_name_an_accelerator(mixed: Platform) -> None:
     assert (refused.status_code, paths(refused)) == (422, ["documents[0].roles"])
     assert "driver.resources.accelerator is missing" in refused.json()["detail"]
     assert apply(mixed, {**document, "resources": {"accelerator": "cpu"}}).status_code == 200
+
+
+def test_a_gang_from_before_roles_had_accelerators_is_the_same_job(platform: Platform) -> None:
+    role = {"command": "true", "resources": {"cpus": 1}}
+    document = {"kind": "command", "name": "rl", "roles": {"trainer": role}}
+    assert apply(platform, document).status_code == 200
+    with platform.database.write() as session:
+        row = session.scalars(select(JobRow)).one()
+        resources = {"cpus": 1.0, "memory": None}
+        trainer = {**row.spec["roles"]["trainer"], "resources": resources}
+        row.spec = {**row.spec, "roles": {"trainer": trainer}}
+        row.spec_digest = "of an older version"
+    assert apply(platform, document).json()["results"][0]["action"] == "unchanged"
+    changed = {**document, "roles": {"trainer": {**role, "command": "false"}}}
+    assert problem(apply(platform, changed)) == "job_live"
