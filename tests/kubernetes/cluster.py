@@ -6,8 +6,11 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,8 @@ _POSTGRES = """#!/bin/sh
 set -e
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
   mkdir -p "$PGDATA"
-  initdb -U "$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" -A scram-sha-256 >/dev/null
+  initdb -E UTF8 --locale=C -U "$POSTGRES_USER" -A scram-sha-256 \\
+    --pwfile="$POSTGRES_PASSWORD_FILE" >/dev/null
   echo 'host all all all scram-sha-256' >> "$PGDATA/pg_hba.conf"
   echo "CREATE DATABASE \\"$POSTGRES_DB\\"" | PGPASSWORD=$(cat "$POSTGRES_PASSWORD_FILE") \\
     postgres --single -D "$PGDATA" postgres >/dev/null
@@ -118,6 +122,24 @@ class Cluster:
             [self._scripts / "stop.sh", "--purge"], env=self._environment, check=False,
             capture_output=True, timeout=120,
         )  # fmt: skip
+
+    @contextmanager
+    def kuberay(self) -> Iterator[None]:
+        """KubeRay's operator, beside the cluster under its own service account."""
+        subprocess.run(
+            [self._scripts / "tools" / "install.sh"], check=True, capture_output=True, timeout=120
+        )
+        state = self.kubeconfig.parent / "kuberay"
+        environment = {**self._environment, "RAYCLUSTER_DEFAULT_REQUEUE_SECONDS_ENV": "5"}
+        done = subprocess.run(
+            [self._scripts / "kuberay" / "run-operator.sh", self.kubeconfig, state],
+            env=environment, check=False, capture_output=True, text=True, timeout=180,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        try:
+            yield
+        finally:
+            os.kill(int(done.stdout.strip().splitlines()[-1]), signal.SIGTERM)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl as the administrator."""

@@ -3,6 +3,7 @@ a version with another schema while a job runs and clients ask, rolled back, and
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -65,6 +66,7 @@ def prepared(cluster: Cluster) -> Cluster:
         "admin-key": ADMIN_KEY,
         "agent-key": f"qd_{secrets.token_hex(32)}",
         "postgresql-password": secrets.token_hex(16),
+        "ray-token": secrets.token_hex(32),
     }
     size = {"storage": "1Gi"}
     modes = ["ReadWriteMany"]
@@ -104,7 +106,7 @@ class Helm:
             pytest.fail(f"helm {verb}: {done.stderr}\n{self._cluster.describe(NAMESPACE)}")
         return done.stdout + done.stderr
 
-    def apply(self, tag: str) -> str:
+    def apply(self, tag: str, *more: str) -> str:
         """Install, or upgrade to, a version of the control plane."""
         return self(
             "upgrade", str(CHART), "--install", "-f", str(LAPTOP), "--wait", "--timeout", "6m",
@@ -112,7 +114,7 @@ class Helm:
             "--set", "postgresql.image.registry=localhost",
             "--set", "postgresql.persistence.enabled=false",
             "--set", "artifacts.persistence.existingClaim=artifacts",
-            "--set", "workers.slots=2", "--set", "workers.resources.requests.cpu=500m",
+            "--set", "workers.slots=2", "--set", "workers.resources.requests.cpu=500m", *more,
         )  # fmt: skip
 
 
@@ -169,7 +171,7 @@ def test_from_installation_to_removal(helm: Helm, prepared: Cluster) -> None:
     with Client(api, ADMIN_KEY, retry_seconds=30) as client:
         job = client.submit({"kind": "command", "name": "hello", "command": "echo hello"})
         assert ended(client, job.id) == "succeeded"
-        assert "hello" in [line.text for line in client.jobs.logs(job.id)]
+        assert "hello" in [line.line for line in client.jobs.logs(job.id)]
 
         long = client.submit({"kind": "command", "name": "long", "command": "sleep 30"})
         machines = pod_names(prepared, "workers")
@@ -200,3 +202,35 @@ def pod_names(cluster: Cluster, component: str) -> set[str]:
         pod["metadata"]["name"]
         for pod in cluster.get("pods", "-n", NAMESPACE, "-l", selector)["items"]
     }
+
+
+SMALL = {"requests": {"cpu": "200m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}
+POOLS = [
+    {
+        "name": "pool",
+        "head": {"resources": SMALL},
+        "groups": [{"name": "small", "slots": 2, "maxReplicas": 1, "resources": SMALL}],
+    }
+]
+
+
+@pytest.mark.timeout(900)
+def test_a_pool_brings_a_machine_for_a_job(helm: Helm, prepared: Cluster) -> None:
+    """With the real operator: its container `wait-gcs-ready` lets the worker start, which joins by
+    the api's ticket."""
+    with prepared.kuberay():
+        try:
+            helm.apply(
+                "v1", "--set-json", f"pools={json.dumps(POOLS)}",
+                "--set-json", "workers.enabled=false", "--set", "rbac.nodes=true",
+            )  # fmt: skip
+            with Client(address(prepared, "api", 8080), ADMIN_KEY, retry_seconds=30) as client:
+                job = client.submit({"kind": "command", "name": "hello", "command": "hostname"})
+                assert ended(client, job.id, 400) == "succeeded", prepared.describe(NAMESPACE)
+                (host,) = {line.line for line in client.jobs.logs(job.id)}
+            workers = prepared.get("pods", "-n", NAMESPACE, "-l", "ray.io/group=small")["items"]
+            assert host in {pod["metadata"]["name"] for pod in workers}
+        finally:
+            helm("uninstall", "--wait", "--timeout", "3m")
+            name = f"{RELEASE}-quarterdeck-pool"
+            prepared.kubectl("delete", "raycluster", name, "-n", NAMESPACE, "--ignore-not-found")

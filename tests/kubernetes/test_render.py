@@ -121,6 +121,9 @@ def test_every_pod_is_confined(everything: list[Object], trial: list[Object]) ->
             mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
             assert "/tmp" in mounted
             assert pod.component == "postgresql" or "/var/lib/quarterdeck" in mounted
+            variables = {one["name"]: one.get("value") for one in container.get("env", ())}
+            # The volume is root's, the home must be the process's own.
+            assert variables.get("QUARTERDECK_HOME") in (None, "/var/lib/quarterdeck/home")
     assert seen == {
         "api", "controller", "gateway", "migration", "workers", "pools", "postgresql", "tests",
     }  # fmt: skip

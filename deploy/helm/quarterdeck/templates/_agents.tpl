@@ -28,7 +28,7 @@ probe of its own making: an agent ends by itself when its Ray dies, and must out
         fieldRef:
           fieldPath: status.podIP
     - name: QUARTERDECK_HOME
-      value: /var/lib/quarterdeck
+      value: /var/lib/quarterdeck/home
     - name: QUARTERDECK_AGENT_KEY_FILE
       value: /etc/quarterdeck/keys/agent
     - name: HOME

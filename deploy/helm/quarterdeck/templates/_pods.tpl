@@ -96,8 +96,8 @@ envFrom:
 
 {{/* Environment of whatever opens the database and the artifact store. */}}
 {{- define "quarterdeck.storeEnv" -}}
-- name: QUARTERDECK_HOME
-  value: /var/lib/quarterdeck
+- name: QUARTERDECK_HOME # inside the volume, which is root's: a home is private to its process
+  value: /var/lib/quarterdeck/home
 {{ include "quarterdeck.databaseEnv" . }}
 - name: QUARTERDECK_ARTIFACTS
   value: {{ include "quarterdeck.artifactsUri" . | quote }}
