@@ -18,7 +18,9 @@ from quarterdeck.specs.resources import FieldProblem
 from quarterdeck.specs.training import Parallelism
 from quarterdeck.store import fleet_queries
 from quarterdeck.store.fleet_queries import Machines
+from quarterdeck.store.pools import fresh_pools
 from quarterdeck.store.sessions import Session
+from quarterdeck.store.tables import PoolRow
 
 ARCHITECTURAL = ("heads", "width", "layers", "zero", "batch", "ramp", "positions", "sequence")
 """Rules that no hardware can mend."""
@@ -45,15 +47,15 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Fleet:
-    """The living machines: one entry for each cluster and kind, and the slots of each cluster by
-    accelerator, in lower case."""
+    """The living machines and those that pools may bring: one entry for each cluster and kind,
+    and the slots of each cluster at its largest by accelerator, in lower case."""
 
     hardware: Mapping[str, Sequence[Hardware]]
     slots: Mapping[str, Mapping[str, int]]
 
 
 def read_fleet(session: Session) -> Fleet:
-    """What is alive now."""
+    """What is alive now, and what pools could bring."""
     hardware: dict[str, list[Hardware]] = {}
     slots: dict[str, dict[str, int]] = {}
     for node in fleet_queries.living_machines(session):
@@ -63,7 +65,36 @@ def read_fleet(session: Session) -> Fleet:
         known = hardware.setdefault(node.cluster, [])
         if entry is not None and entry not in known:
             known.append(entry)
+    for pool in fresh_pools(session):
+        most: dict[str, int] = {}
+        known = hardware.setdefault(pool.name, [])
+        for machines in _of_pool(pool):
+            model = machines.accelerator.lower()
+            most[model] = most.get(model, 0) + machines.slots * machines.count
+            entry = _hardware(machines)
+            if entry is not None and entry not in known:
+                known.append(entry)
+        there = slots.setdefault(pool.name, {})
+        there |= {model: max(count, there.get(model, 0)) for model, count in most.items()}
     return Fleet(hardware, slots)
+
+
+def _of_pool(pool: PoolRow) -> list[Machines]:
+    """The machines of each group that may have some. Without `cpus` and `memory` in the file it
+    is what one last reported; before the first nobody can judge those without accelerators."""
+    return [
+        Machines(
+            pool.name,
+            group["accelerator"],
+            group["slots"],
+            float(group["cpus"] or seen.get("cpus") or 0),
+            int(group["memory"] or seen.get("memory") or 0),
+            group["max_replicas"],
+        )
+        for group in pool.groups
+        if group["max_replicas"]
+        for seen in (pool.sizes.get(group["name"]) or {},)
+    ]
 
 
 def _hardware(node: Machines) -> Hardware | None:

@@ -25,6 +25,7 @@ from quarterdeck.store.tables import (
     KeyRow,
     NodeFaultRow,
     NodeRow,
+    PoolRow,
     RunRow,
     SecretRow,
     ServiceRow,
@@ -139,7 +140,7 @@ def asset_view(row: AssetVersionRow, lineage: Lineage) -> r.AssetVersion:
     )
 
 
-def cluster_view(row: ClusterRow, capacity: Capacity) -> r.Cluster:
+def cluster_view(row: ClusterRow, capacity: Capacity, pool: PoolRow | None = None) -> r.Cluster:
     return r.Cluster.model_validate(
         {
             **_columns(row, r.Cluster),
@@ -148,8 +149,21 @@ def cluster_view(row: ClusterRow, capacity: Capacity) -> r.Cluster:
             "slots_shared": capacity.shared,
             "shared_free": capacity.parts_free / WHOLE if row.phase == "connected" else 0.0,
             "nodes": capacity.nodes,
+            "pool": _pool_view(pool) if pool is not None else None,
         }
     )
+
+
+def _pool_view(row: PoolRow) -> r.Pool:
+    groups = []
+    for group in row.groups:
+        seen = {
+            name: value
+            for name, value in (row.sizes.get(group["name"]) or {}).items()
+            if name in ("wanted", "here", "coming", "constraint", "bound_by", "trouble")
+        }
+        groups.append({**group, **seen})
+    return r.Pool.model_validate({**_columns(row, r.Pool), "groups": groups})
 
 
 def node_view(row: NodeRow, held: Held | None, faults: Sequence[NodeFaultRow] = ()) -> r.Node:

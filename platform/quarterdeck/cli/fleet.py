@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quarterdeck.cli.names import of_kind
-from quarterdeck.cli.output import Column, age, show, show_one, size
+from quarterdeck.cli.output import Column, age, show, show_one, size, table
 from quarterdeck.cli.session import Output, connect, note, refuse
 
 if TYPE_CHECKING:
     from quarterdeck.client import Client
-    from quarterdeck.specs.resources import Cluster, Node
+    from quarterdeck.specs.resources import Cluster, Node, PoolGroup
 
 nodes = typer.Typer(help="Machines: list, cordon, uncordon, confirm-dead.", no_args_is_help=False)
 NodeName = Annotated[str, typer.Argument(metavar="NODE", help="The node's id.")]
@@ -29,6 +29,7 @@ def clusters(output: Output = "table") -> None:
         Column("NODES", lambda cluster: cluster.nodes),
         Column("FREE/SLOTS", lambda cluster: f"{cluster.slots_free}/{cluster.slots}"),
         Column("SHARED", _shared_of_cluster),
+        Column("POOL", _pool),
         Column("LAST-BEAT", lambda cluster: age(cluster.last_beat_at)),
         Column("ADDRESS", lambda cluster: cluster.address, wide=True),
         Column("AGENT", lambda cluster: cluster.agent_id, wide=True),
@@ -149,6 +150,44 @@ def _shared_of_cluster(cluster: Cluster) -> str:
 def _shared(node: Node) -> str:
     """What is left of each shared slot."""
     return ", ".join(f"{slot.free:g} free" for slot in node.shared_slots)
+
+
+def _pool(cluster: Cluster) -> str:
+    """Machines here of those wanted, by group, of a cluster that a pool brings machines to."""
+    if cluster.pool is None:
+        return ""
+    groups = (f"{group.name} {group.here}/{group.wanted}" for group in cluster.pool.groups)
+    return ", ".join(groups)
+
+
+def describe_cluster(client: Client, name: str, output: str) -> None:
+    """All there is to know of a cluster and of the pool that brings its machines."""
+    cluster = client.clusters.get(name)
+    if output in ("json", "yaml"):
+        show_one(cluster, output)
+        return
+    print(f"cluster/{cluster.name}  {cluster.id}  {cluster.phase}  {cluster.address}".rstrip())
+    print(f"{cluster.nodes} machines, {cluster.slots_free} of {cluster.slots} slots free")
+    pool = cluster.pool
+    if pool is None:
+        return
+    print(f"pool: RayCluster {pool.namespace}/{pool.object}, looked at {age(pool.looked_at)} ago")
+    if pool.reason:
+        print(f"{pool.reason}: {pool.message}")
+    columns: list[Column[PoolGroup]] = [
+        Column("GROUP", lambda group: group.name),
+        Column("ACCELERATOR", lambda group: f"{group.slots} {group.accelerator}"),
+        Column("WANTED", lambda group: group.wanted),
+        Column("HERE", lambda group: group.here),
+        Column("COMING", lambda group: group.coming),
+        Column("MIN-MAX", lambda group: f"{group.min_replicas}-{group.max_replicas}"),
+        Column("BOUND-BY", lambda group: f"{group.constraint}: {group.bound_by}"),
+    ]
+    print(table(pool.groups, columns))
+    for group in pool.groups:
+        for one in group.trouble:
+            who = f" (pods {', '.join(one.pods[:5])})" if one.pods else ""
+            print(f"group {group.name}: {one.reason}: {one.message}{who}")
 
 
 def describe_node(client: Client, name: str, output: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quarterdeck.cli.fleet import describe_node
+from quarterdeck.cli.fleet import describe_cluster, describe_node
 from quarterdeck.cli.follow import Subject, event_line, progress
 from quarterdeck.cli.goodput import incidents_table
 from quarterdeck.cli.names import job_or_service
@@ -41,7 +41,7 @@ def why(subject: Subject, project: Project = None, output: Output = "table") -> 
 
 
 def describe(subject: Subject, project: Project = None, output: Output = "table") -> None:
-    """Show all there is to know of a job, a service or a node.
+    """Show all there is to know of a job, a service, a node or a cluster.
 
     Spec, attempts, checkpoints, results, the failure, and the last events.
 
@@ -50,6 +50,10 @@ def describe(subject: Subject, project: Project = None, output: Output = "table"
     if subject.startswith(("node/", "nodes/")):
         with connect(project) as client:
             describe_node(client, subject.partition("/")[2], output)
+        return
+    if subject.startswith(("cluster/", "clusters/")):
+        with connect(project) as client:
+            describe_cluster(client, subject.partition("/")[2], output)
         return
     kind, name = job_or_service(subject)
     with connect(project) as client:

@@ -20,6 +20,10 @@ class Clusters:
         """Every cluster that ever had an agent."""
         return collect(self._transport, Cluster, f"{API}/clusters", None)
 
+    def get(self, cluster: str) -> Cluster:
+        """One cluster by its id or name. Raises NotFound."""
+        return self._transport.get(Cluster, f"{API}/clusters/{cluster}")
+
     def join(self, cluster: str) -> JoinTicket:
         """What a machine needs to join; the answer holds a credential."""
         path = f"{API}/clusters/{cluster}/join"

@@ -339,6 +339,8 @@ class Admission:
             if hash_ and owner not in facts:
                 number = rest.partition("#")[0]
                 facts[owner] = [f"a replica of revision {number} waits: {item.message}"]
+                if item.reason == "WaitingForMachines":
+                    facts[owner] += item.facts
         changed = {
             service.id: facts.get(service.id, [])
             for service in seen.services

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from quarterdeck.cluster.provider import PoolProvider
 from quarterdeck.controller.admission import Admission
 from quarterdeck.controller.arrays import Arrays
+from quarterdeck.controller.capacity import Capacity
 from quarterdeck.controller.clusters import Clusters
 from quarterdeck.controller.elastic import Regrowing
 from quarterdeck.controller.health import Health
@@ -20,6 +22,7 @@ from quarterdeck.controller.services import Services
 from quarterdeck.controller.uploads import UploadFiles, UploadRetention
 from quarterdeck.lifecycle.logs import LogBounds
 from quarterdeck.lifecycle.uploads import KEEP_S
+from quarterdeck.specs.pools import Pool
 from quarterdeck.store.fleet_watch import SILENT_AFTER_S
 from quarterdeck.store.sessions import Database
 
@@ -33,6 +36,7 @@ LOG_PAUSE_S = 2.0
 LOG_RETENTION_PAUSE_S = 300.0
 UPLOAD_RETENTION_PAUSE_S = 900.0
 REGROW_PAUSE_S = 2.0
+CAPACITY_PAUSE_S = 2.0
 
 
 class Controller:
@@ -41,7 +45,8 @@ class Controller:
     `files` is the artifact store; None leaves files alone. `lost_after` overrides the seconds of
     silence by owner type (`job`, `service`); `silent_after` those of a cluster's agent;
     `log_bounds` how much of logs is kept, `keep_uploads` for how many seconds after the end of
-    its last job an upload is.
+    its last job an upload is; `pools` are Kubernetes' clusters that are sized here, each with
+    the provider of its machines.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Controller:
         silent_after: float = SILENT_AFTER_S,
         log_bounds: LogBounds | None = None,
         keep_uploads: float | None = KEEP_S,
+        pools: Sequence[tuple[Pool, PoolProvider]] = (),
     ) -> None:
         self.clusters = Clusters(database, silent_after)
         self.orphans = Orphans(database)
@@ -61,6 +67,7 @@ class Controller:
         self.admission = Admission(database)
         self.arrays = Arrays(database)
         self.regrowing = Regrowing(database)
+        self.capacity = Capacity(database, pools) if pools else None
         self.retention = Retention(database, files) if files is not None else None
         self.log_keeper = LogKeeper(database, files) if files is not None else None
         bounds = log_bounds or LogBounds()
@@ -72,6 +79,8 @@ class Controller:
         changed = self.clusters.tick() + self.orphans.tick()
         changed += self.runs.tick() + self.services.tick()
         changed += self.arrays.tick() + self.admission.tick() + self.regrowing.tick()
+        if self.capacity is not None:
+            changed += self.capacity.tick()
         if self.retention is not None:
             changed += self.retention.tick()
         if self.log_keeper is not None:
@@ -95,6 +104,8 @@ class Controller:
             ("admission", self.admission.tick, IDLE_PAUSE_S),
             ("regrowing", self.regrowing.tick, REGROW_PAUSE_S),
         ]
+        if self.capacity is not None:
+            loops.append(("capacity", self.capacity.tick, CAPACITY_PAUSE_S))
         if self.retention is not None:
             loops.append(("retention", self.retention.tick, RETENTION_PAUSE_S))
         if self.log_keeper is not None:

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from math import inf
 from typing import Any
 
 from quarterdeck.lifecycle.faults import exclusions
 from quarterdeck.lifecycle.replicas import ReplicaFacts, missing
-from quarterdeck.scheduling.snapshot import Hold, NodeView, Part, Pending, Request, Snapshot
+from quarterdeck.scheduling.snapshot import (
+    MEMORY_UNKNOWN,
+    GroupView,
+    Hold,
+    NodeView,
+    Part,
+    Pending,
+    Request,
+    Snapshot,
+)
 from quarterdeck.specs.accelerator_share import thousandths
 from quarterdeck.store.admission import World, wanted_revisions
 from quarterdeck.store.capacity import Holding
 from quarterdeck.store.node_faults import as_fault
 from quarterdeck.store.references import secrets_missing
-from quarterdeck.store.tables import JobRow, RevisionRow, RunRow, ServiceRow
+from quarterdeck.store.tables import JobRow, PoolRow, RevisionRow, RunRow, ServiceRow
+
+HARMLESS = frozenset({"TemplateChanged", "NodesUnreadable"})
+"""Troubles of a pool in which it brings machines all the same."""
 
 
 def job_request(job: JobRow, seen: World) -> Request | Pending:
@@ -170,7 +183,34 @@ def snapshot_of(seen: World, requests: Sequence[Request]) -> Snapshot:
         ),
         holds=tuple(_hold(run) for run in seen.holding),
         requests=tuple(requests),
+        groups=tuple(view for row in seen.pools for view in group_views(row, row.sizes)),
     )
+
+
+def group_views(pool: PoolRow, sizes: Mapping[str, Any]) -> list[GroupView]:
+    """The machines that a pool may bring; `sizes` is what was last seen of each group."""
+    views: list[GroupView] = []
+    for group in pool.groups:
+        seen = sizes.get(group["name"]) or {}
+        trouble = [f"{one['reason']}: {one['message']}" for one in seen.get("trouble") or ()]
+        if pool.reason and pool.reason not in HARMLESS:
+            trouble.append(f"{pool.reason}: {pool.message}")
+        views.append(
+            GroupView(
+                cluster=pool.name,
+                name=group["name"],
+                # What a machine of the group reported counts more than what somebody wrote.
+                slots=int(seen.get("slots") or group["slots"]),
+                accelerator=group["accelerator"],
+                cpus=float(group["cpus"] or seen.get("cpus") or inf),
+                memory=int(group["memory"] or seen.get("memory") or MEMORY_UNKNOWN),
+                coming=int(seen.get("coming", 0)),
+                room=int(seen.get("room", group["max_replicas"])),
+                most=int(group["max_replicas"]),
+                trouble="; ".join(trouble),
+            )
+        )
+    return views
 
 
 def _smaller(job: JobRow) -> tuple[tuple[int, int, int], ...]:

@@ -208,7 +208,8 @@ def agent(
     ] = None,
     cluster: Annotated[str, typer.Option(help="The cluster to start or to join.")] = "local",
     slots: Annotated[
-        int | None, typer.Option(min=1, help="Declared slots; default: GPUs, else cores.")
+        int | None,
+        typer.Option(min=0, help="Declared slots, 0 of a head alone; default: GPUs, else cores."),
     ] = None,
     accelerator: Annotated[str, typer.Option(help="As in the hardware catalogue.")] = "cpu",
     node_ip: Annotated[str, typer.Option(help="This machine's address for Ray.")] = "127.0.0.2",

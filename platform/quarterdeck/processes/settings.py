@@ -27,13 +27,16 @@ class Settings:
     log_bounds: LogBounds = field(default_factory=LogBounds)
     keep_uploads: float | None = KEEP_S
     """Seconds after the end of an upload's last job; None: for ever."""
+    pools: Path | None = None
+    """The file that lists Kubernetes' pools; None: there are none."""
 
 
 def read_settings(environment: Mapping[str, str], start: Path, user_home: Path) -> Settings:
     """Settings from `QUARTERDECK_HOME`, `QUARTERDECK_DATABASE_URL`, `QUARTERDECK_ARTIFACTS`,
     `QUARTERDECK_ARTIFACTS_OPTIONS` (a JSON object), and for logs `QUARTERDECK_LOGS_KEEP` (a
     duration), `…_LOGS_BYTES`, `…_LOGS_PROJECT_BYTES`, `…_LOGS_JOB_BYTES` (sizes; `none` is no
-    bound); `QUARTERDECK_UPLOADS_KEEP` (a duration or `none`). Raises ValueError for wrong ones."""
+    bound); `QUARTERDECK_UPLOADS_KEEP` (a duration or `none`); `QUARTERDECK_POOLS` (a file's path).
+    Raises ValueError for wrong ones."""
     home = choose_home(environment, start, user_home)
     return Settings(
         home=home,
@@ -42,6 +45,7 @@ def read_settings(environment: Mapping[str, str], start: Path, user_home: Path) 
         artifacts_options=_options(environment.get("QUARTERDECK_ARTIFACTS_OPTIONS", "{}")),
         log_bounds=_log_bounds(environment),
         keep_uploads=_bound(environment, "UPLOADS_KEEP", parse_duration, KEEP_S),
+        pools=Path(pools) if (pools := environment.get("QUARTERDECK_POOLS")) else None,
     )
 
 

@@ -71,6 +71,13 @@ class Pool:
         twin._fill([replace(room) for room in self.rooms.values()])
         return twin
 
+    def joined_by(self, nodes: Iterable[NodeView]) -> Pool:
+        """A copy with more machines, empty ones, that come after the others."""
+        twin = Pool(())
+        more = [Room(node, node.slots, node.cpus, node.memory) for node in nodes]
+        twin._fill([*(replace(room) for room in self.rooms.values()), *more])
+        return twin
+
     @property
     def total(self) -> int:
         return sum(room.node.slots for room in self.rooms.values())

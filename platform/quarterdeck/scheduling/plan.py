@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 
 from quarterdeck.scheduling.explain import explain
 from quarterdeck.scheduling.forecast import delays, starts
+from quarterdeck.scheduling.growth import Growth, say
 from quarterdeck.scheduling.placement import Pool
 from quarterdeck.scheduling.snapshot import Assignment, Pending, Plan, Request, Snapshot
 from quarterdeck.scheduling.spread import (
@@ -42,6 +43,7 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     Each gang is placed as a whole or not at all; no machine gets more than it has.
     """
     pools = _pools(snapshot)
+    growth = Growth(snapshot.groups, pools, snapshot.clusters)
     assignments: list[Assignment] = []
     pending: list[Pending] = []
     for asked in sorted(snapshot.requests, key=order):
@@ -50,19 +52,40 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
         request = asked if shuns or not asked.shunned else replace(asked, shunned={})
         assignment = _try(mine, request, now)
         if assignment is not None:
+            growth.started(assignment)
             assignments.append(assignment)
             continue
         possible = [site for site in mine if site.place_if_empty(request) is not None]
         reason = explain(snapshot, request, mine, possible, now)
         if shrunk := _try_smaller(mine, request, now):
+            growth.started(shrunk)
             assignments.append(replace(shrunk, why=reason.message))
             continue
+        if (help_ := growth.ask(request)) is not None:
+            reason = say(reason, request, help_)
+            if help_.holds_place:
+                _hold_place(pools, help_.keys, request, possible)
         pending.append(reason)
         for site in possible:
             wait = Wait(request, site)
             for state in site.states:
                 state.waiting.append(wait)
-    return Plan(tuple(assignments), tuple(pending))
+    return Plan(tuple(assignments), tuple(pending), growth.demands(), growth.reserved)
+
+
+def _hold_place(
+    pools: Mapping[PoolKey, PoolState],
+    keys: Sequence[PoolKey],
+    request: Request,
+    possible: Sequence[Site],
+) -> None:
+    """Let those behind a gang wait in the pools to which machines come for it, as they do where
+    machines that are there would be enough."""
+    there = {state.key for site in possible for state in site.states}
+    for key in keys:
+        if key in pools and key not in there:
+            mine = request if len(keys) == 1 else request.on(key[1])
+            pools[key].waiting.append(Wait(mine, pools[key].alone))
 
 
 def _pools(snapshot: Snapshot) -> dict[PoolKey, PoolState]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from math import inf
 
 from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.protocol import RankPlacement
+
+MEMORY_UNKNOWN = 1 << 62
+"""Bytes of a machine of which nobody knows: enough for everything."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,31 @@ class NodeView:
     @property
     def usable(self) -> bool:
         return self.phase == "alive" and not self.cordoned and not self.quarantined
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """Machines of one cluster that are alike and that may come by themselves: a pool's group."""
+
+    cluster: str
+    name: str
+    slots: int
+    accelerator: str = "cpu"
+    cpus: float = inf
+    memory: int = MEMORY_UNKNOWN
+    """Of one machine, `memory` in bytes."""
+    coming: int = 0
+    """Ordered, and not there yet."""
+    room: int = 0
+    """How many more may be ordered."""
+    most: int = 0
+    """How many there may be in all."""
+    trouble: str = ""
+    """Why those that were ordered do not come."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.cluster, self.accelerator.lower())
 
 
 @dataclass(frozen=True)
@@ -129,6 +158,7 @@ class Snapshot:
     nodes: tuple[NodeView, ...]
     holds: tuple[Hold, ...]
     requests: tuple[Request, ...]
+    groups: tuple[GroupView, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,6 +184,24 @@ class Pending:
 
 
 @dataclass(frozen=True)
+class Demand:
+    """What gangs that wait need of a pool's group.
+
+    `coming` of the machines that are ordered already, and `new` ones. `whom` are the labels of
+    the gangs; `blocked` is the first that would fit, but not beside what runs in the pool.
+    """
+
+    new: int = 0
+    coming: int = 0
+    whom: tuple[str, ...] = ()
+    blocked: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
     assignments: tuple[Assignment, ...]
     pending: tuple[Pending, ...]
+    demands: Mapping[tuple[str, str], Demand] = field(default_factory=dict)
+    """By cluster and group."""
+    reserved: frozenset[str] = frozenset()
+    """Nodes that gangs count on which wait for more machines."""

@@ -18,11 +18,13 @@ from quarterdeck.store.leases import claim_rows
 from quarterdeck.store.node_faults import faults_of_waiting
 from quarterdeck.store.orphans import Restore, read_restore
 from quarterdeck.store.outbox import append_event
+from quarterdeck.store.pools import fresh_pools
 from quarterdeck.store.tables import (
     ClusterRow,
     JobRow,
     NodeFaultRow,
     NodeRow,
+    PoolRow,
     RevisionRow,
     RunRow,
     SecretRow,
@@ -57,6 +59,8 @@ class World:
     """Of machines, by the job or service that they failed."""
     restore: Restore | None = None
     """What is open since a backup was restored."""
+    pools: Sequence[PoolRow] = ()
+    """Those that may bring machines."""
 
     @cached_property
     def quarantine(self) -> Mapping[str, frozenset[str]]:
@@ -138,6 +142,7 @@ def world(session: Session, leased: Sequence[str] = ()) -> World:
         secrets=secrets,
         faults=faults_of_waiting(session),
         restore=read_restore(session),
+        pools=fresh_pools(session),
     )
 
 

@@ -16,6 +16,7 @@ from quarterdeck.store.tables_fleet import (
     NodeFaultRow,
     NodeRow,
     OrphanRow,
+    PoolRow,
     WarmingRow,
 )
 from quarterdeck.store.tables_logs import LogChunkRow, LogFileRow, OwnerLogsRow
@@ -58,6 +59,7 @@ __all__ = [
     "ObservationRow",
     "OrphanRow",
     "OwnerLogsRow",
+    "PoolRow",
     "ProjectRow",
     "RevisionRow",
     "RunRow",

@@ -50,6 +50,31 @@ class ClusterRow(Base):
     created_at: Mapped[datetime] = mapped_column(default=database_now())
 
 
+class PoolRow(Base):
+    """A pool of Kubernetes that controllers size; one of them at a time, by the lease."""
+
+    __tablename__ = "pools"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """The cluster's."""
+    namespace: Mapped[str]
+    object: Mapped[str]
+    """The RayCluster's name."""
+    groups: Mapped[list[Any]]
+    """What the file says of each group (specs.pools.WorkerGroup)."""
+    sizes: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """By group the last decision and what was seen: see pools.py."""
+    idle_since: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """By pod, since when nothing needs it."""
+    reason: Mapped[str] = mapped_column(default="")
+    """Why nobody can size it now; empty: it is sized."""
+    message: Mapped[str] = mapped_column(Text, default="")
+    looked_at: Mapped[datetime | None]
+    lease_id: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=database_now())
+
+
 class OrphanRow(Base):
     """A supervisor that lives on a cluster and that no row of `runs` tells of, as the agent last
     reported it. Only a restored backup makes them; controllers adopt those whose owner is known."""

@@ -18,6 +18,7 @@ from quarterdeck.store import dead_nodes, fleet_queries
 from quarterdeck.store.dead_nodes import held_by_node
 from quarterdeck.store.fleet_queries import Capacity
 from quarterdeck.store.node_faults import Machine, newest_faults
+from quarterdeck.store.pools import all_pools, pool_of
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tables import NodeRow
 
@@ -43,7 +44,10 @@ def list_clusters(state: State, caller: Viewer, limit: Limit = 100, cursor: Curs
     with state.database.read() as session:
         rows, following = fleet_queries.list_clusters(session, cursor=cursor, limit=limit)
         capacity = fleet_queries.capacity_by_cluster(session)
-    items = [cluster_view(row, capacity.get(row.name, Capacity())) for row in rows]
+        pools = {pool.name: pool for pool in all_pools(session)}
+    items = [
+        cluster_view(row, capacity.get(row.name, Capacity()), pools.get(row.name)) for row in rows
+    ]
     return r.Page(items=items, next_cursor=following)
 
 
@@ -53,7 +57,8 @@ def get_cluster(id: Identity, state: State, caller: Viewer) -> Any:
     with state.database.read() as session:
         row = fleet_queries.get_cluster(session, id)
         capacity = fleet_queries.capacity_by_cluster(session)
-    return cluster_view(row, capacity.get(row.name, Capacity()))
+        pool = pool_of(session, row.name)
+    return cluster_view(row, capacity.get(row.name, Capacity()), pool)
 
 
 @router.post("/clusters/{name}/join", response_model=r.JoinTicket, responses=_READ)

@@ -1,0 +1,168 @@
+"""A pool's machines by KubeRay: the RayCluster object is read and patched, never fought over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quarterdeck.cluster.kubernetes_client import Kubernetes
+from quarterdeck.cluster.observation import see_failures, see_node, see_pod, together
+from quarterdeck.cluster.provider import NodeSeen, PodSeen, PoolSeen, ProviderError, Trouble
+from quarterdeck.cluster.raycluster import (
+    POOL_LABEL,
+    TEMPLATE_DIGEST,
+    digest,
+    is_ours,
+    manifest,
+    removing,
+    replicas,
+    resize_patch,
+)
+from quarterdeck.specs.pools import Pool
+
+
+class KubeRay:
+    """The provider of one pool. Every call raises ProviderError."""
+
+    def __init__(self, kubernetes: Kubernetes, pool: Pool) -> None:
+        self._api = kubernetes
+        self._pool = pool
+        space = f"namespaces/{pool.namespace}"
+        self._clusters = f"/apis/ray.io/v1/{space}/rayclusters"
+        self._core = f"/api/v1/{space}"
+
+    def look(self) -> PoolSeen | None:
+        """The pool as it is; None: there is no such RayCluster, or it is being deleted."""
+        cluster = self._read()
+        if cluster is None or "deletionTimestamp" in cluster["metadata"]:
+            return None
+        return self._seen(cluster)
+
+    def create(self) -> None:
+        """Make the RayCluster from the template, each group at its least."""
+        try:
+            self._api.create(self._clusters, manifest(self._pool))
+        except ProviderError as error:
+            if error.reason != "NotFound":
+                raise
+            message = (
+                f"{self._name} cannot be created: {error}; install the KubeRay operator with its "
+                f"CRDs, and create namespace {self._pool.namespace}"
+            )
+            raise ProviderError("NotFound", message) from error
+
+    def resize(self, seen: PoolSeen, wanted: Mapping[str, int], remove: Sequence[str]) -> bool:
+        """One patch of all that changes; whether anything did. Raises ProviderError, as Conflict
+        when the object changed since it was `seen`."""
+        cluster = self._read()
+        if cluster is None or cluster["metadata"]["resourceVersion"] != seen.version:
+            raise ProviderError("Conflict", f"{self._name} changed since it was read")
+        group_of = {pod.name: pod.group for pod in seen.pods}
+        going: dict[str, list[str]] = {}
+        for name in {*remove, *seen.removing}:
+            if name in group_of:
+                going.setdefault(group_of[name], []).append(name)
+        patch = resize_patch(cluster, self._pool, seen.version, wanted, going)
+        if patch:
+            self._api.patch(f"{self._clusters}/{self._pool.object_name}", patch)
+        return bool(patch)
+
+    def bury(self, pod: PodSeen) -> None:
+        """Delete the pod of a dead machine at once: nothing on it will ever say that it ended, and
+        KubeRay brings no other while it is there."""
+        options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod.uid}}
+        try:
+            self._api.delete(f"{self._core}/pods/{pod.name}", options)
+        except ProviderError as error:
+            if error.reason not in ("NotFound", "Conflict"):  # gone, or another of its name
+                raise
+
+    @property
+    def _name(self) -> str:
+        return f"RayCluster {self._pool.namespace}/{self._pool.object_name}"
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            cluster = self._api.get(f"{self._clusters}/{self._pool.object_name}")
+        except ProviderError as error:
+            if error.reason == "NotFound":
+                return None
+            raise
+        if not is_ours(cluster, self._pool):
+            raise ProviderError(
+                "NotOurs",
+                f"{self._name} was not made for this pool, so it is left alone: give the pool "
+                f"another `object`, or label it {POOL_LABEL}={self._pool.name}",
+            )
+        return cluster
+
+    def _seen(self, cluster: Mapping[str, Any]) -> PoolSeen:
+        uid = cluster["metadata"]["uid"]
+        found = self._api.list(
+            f"{self._core}/pods", labelSelector=f"ray.io/cluster={self._pool.object_name}"
+        )
+        pods = tuple(
+            see_pod(pod)
+            for pod in sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+            if any(owner["uid"] == uid for owner in pod["metadata"].get("ownerReferences") or ())
+        )
+        nodes, troubles = self._nodes({pod.node for pod in pods if pod.node})
+        troubles += see_failures(cluster, self._warnings(cluster, pods))
+        annotations = cluster["metadata"].get("annotations") or {}
+        if annotations.get(TEMPLATE_DIGEST) != digest(self._pool):
+            message = (
+                f"{self._name} was made from another template: delete it when nothing runs there, "
+                "and it is made anew"
+            )
+            troubles.append(Trouble("TemplateChanged", message))
+        return PoolSeen(
+            version=cluster["metadata"]["resourceVersion"],
+            replicas=replicas(cluster),
+            removing=removing(cluster),
+            pods=pods,
+            nodes=nodes,
+            troubles=together(troubles),
+        )
+
+    def _nodes(self, names: set[str]) -> tuple[dict[str, NodeSeen], list[Trouble]]:
+        """What is known of the nodes of the pods. One is gone only if asking for it says so."""
+        if not names:
+            return {}, []
+        try:
+            listed = self._api.list("/api/v1/nodes", resourceVersion="0")
+            nodes = {
+                node["metadata"]["name"]: see_node(node)
+                for node in listed
+                if node["metadata"]["name"] in names
+            }
+            for name in sorted(names - nodes.keys()):
+                nodes[name] = self._absent(name)
+        except ProviderError as error:
+            if error.reason != "Forbidden":
+                raise
+            message = f"{error}: without it nobody notices that a machine is gone or goes"
+            return {}, [Trouble("NodesUnreadable", message)]
+        return nodes, []
+
+    def _absent(self, name: str) -> NodeSeen:
+        try:
+            return see_node(self._api.get(f"/api/v1/nodes/{name}"))
+        except ProviderError as error:
+            if error.reason != "NotFound":
+                raise
+            return NodeSeen(name, dead=f"node {name} was deleted from Kubernetes")
+
+    def _warnings(
+        self, cluster: Mapping[str, Any], pods: Sequence[PodSeen]
+    ) -> list[dict[str, Any]]:
+        """The operator's events, where it keeps no conditions and pods are missing."""
+        status = cluster.get("status") or {}
+        if status.get("conditions") or len(pods) > sum(replicas(cluster).values()):
+            return []
+        selector = f"involvedObject.uid={cluster['metadata']['uid']},type=Warning"
+        try:
+            return self._api.list(f"{self._core}/events", fieldSelector=selector)
+        except ProviderError as error:
+            if error.reason != "Forbidden":
+                raise
+            return []
