@@ -3,7 +3,6 @@ the machines and says that pods run, and `Pools.beat` speaks for the agents insi
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -34,12 +33,9 @@ from tests.kubernetes.kuberay_server import KubeRayServer, Object, until
 
 
 @pytest.fixture(scope="module")
-def kuberay() -> Iterator[KubeRayServer]:
-    named = os.environ.get("QUARTERDECK_KUBERNETES")
-    if not named:
-        pytest.skip("QUARTERDECK_KUBERNETES names no folder with start-apiserver.sh and kuberay/")
+def kuberay(kubernetes: Path) -> Iterator[KubeRayServer]:
     folder = Path(tempfile.mkdtemp(prefix="qd-ray-", dir="/tmp"))  # paths of sockets are short
-    server = KubeRayServer(Path(named), folder)
+    server = KubeRayServer(kubernetes, folder)
     try:
         server.start()
         yield server

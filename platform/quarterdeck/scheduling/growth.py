@@ -1,10 +1,11 @@
 """Which machines a pool has to bring for a gang that waits. Pure.
 
 A pool's groups are machines that may come: some are ordered and on their way, some may still be
-ordered. Gangs are looked at in the plan's order, each as a whole, with all of its roles: it counts on
-what is free, then on what is coming, then on as few new machines as are enough. A gang that would not
-fit beside what runs now, however many came, blocks its pools: nothing is brought for those behind it.
-One that could not fit into the empty pools at their largest brings nothing and blocks nobody.
+ordered. Gangs are looked at in the plan's order, each as a whole, with all of its roles: it counts
+on what is free, then on what is coming, then on as few new machines as are enough. A gang that
+would not fit beside what runs now, however many came, blocks its pools: nothing is brought for
+those behind it. One that could not fit into the empty pools at their largest brings nothing and
+blocks nobody.
 """
 
 from __future__ import annotations
@@ -178,10 +179,10 @@ class Growth:
                 self._reserved.add(node_id)
         for group in grown.groups:
             if mine := machines.get(group.name):
-                name = (group.cluster, group.name)
+                of = (group.cluster, group.name)
                 coming = {node_id for node_id in mine if _number(node_id) < group.coming}
-                self._coming.setdefault(name, set()).update(coming)
-                self._whom.setdefault(name, []).append(request.label)
+                self._coming.setdefault(of, set()).update(coming)
+                self._whom.setdefault(of, []).append(request.label)
         return {name: len(ids) for name, ids in machines.items()}
 
 

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarterdeck.scheduling.plan import plan
-from quarterdeck.scheduling.snapshot import GroupView, Hold, NodeView, Part, Plan, Request, Snapshot
+from quarterdeck.scheduling.snapshot import (
+    Demand,
+    GroupView,
+    Hold,
+    NodeView,
+    Part,
+    Plan,
+    Request,
+    Snapshot,
+)
 
 NOW = datetime(2026, 1, 1, 13, 0, tzinfo=UTC)
 
@@ -43,7 +52,7 @@ def pending(made: Plan, name: str) -> Any:
 
 
 def demand(made: Plan, name: str = "h100") -> Any:
-    return made.demands["gpu", name]
+    return made.demands.get(("gpu", name), Demand())
 
 
 def test_as_few_machines_as_are_enough_even_before_the_cluster_is_there() -> None:
