@@ -202,7 +202,8 @@ def pools(
     kuberay: KubeRayServer, api: Kubernetes, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Pools]:
     """A pool named after the test, with two machines of its own (parameter: others)."""
-    name = request.node.originalname.removeprefix("test_").replace("_", "-")[:30].strip("-")
+    name = request.node.name.removeprefix("test_").replace("_", "-").replace("[", "-")
+    name = name.replace("]", "")[:30].strip("-")
     url = f"sqlite:///{tmp_path}/quarterdeck.db"
     upgrade(url)
     database = Database.open(url)
@@ -327,8 +328,11 @@ def test_a_quota_is_full(pools: Pools) -> None:
     assert pools.worker()["replicas"] == 2  # no more are ordered than before
 
 
-def test_a_machine_dies(pools: Pools) -> None:
-    """Its pod would stand in the way for ever; what ran there is proven dead."""
+@pytest.mark.parametrize("one_by_one", [0, 20])
+def test_a_machine_dies(pools: Pools, one_by_one: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pod would stand in the way for ever; what ran there is proven dead, whether nodes are
+    listed or asked for."""
+    monkeypatch.setattr("quarterdeck.cluster.kuberay.ONE_BY_ONE", one_by_one)
     job = pools.submit("one", 8)
     until(lambda: pools.tick() == 0 and pools.pods(), "it grows")
     (pod,) = pools.grown(1)

@@ -14,6 +14,7 @@ import quarterdeck
 from quarterdeck.api.monitoring import Monitoring
 from quarterdeck.controller.health import Health
 from quarterdeck.gateway.metrics import GatewayMetrics
+from quarterdeck.specs.pools import PoolsFile
 from tests.kubernetes.chart import (
     CHART,
     EXAMPLES,
@@ -461,6 +462,7 @@ def test_the_pools_file_is_what_the_controller_reads(everything: list[Object]) -
         {"name": "small", "accelerator": "cpu", "slots": 4, "min_replicas": 1, "max_replicas": 3,
          "spot": False},
     ]  # fmt: skip
+    assert PoolsFile.model_validate({"pools": [pool]}).pools[0].groups[0].memory == 512 << 30
     cluster = pool["template"]
     assert cluster["metadata"]["annotations"] == {"ray.io/overwrite-container-cmd": "true"}
     assert cluster["spec"]["enableInTreeAutoscaling"] is False
@@ -481,6 +483,7 @@ def test_the_pools_file_is_what_the_controller_reads(everything: list[Object]) -
         told = dict(pairwise(arguments))
         assert told["--cluster"] == "gpu" and told["--slots"] == str(group["slots"])
         assert told["--accelerator"] == group["accelerator"]
+        assert "--only-join" in arguments, "or it becomes a head where it starts before the head"
         assert told["--join"] == "http://qd-quarterdeck-api.ml.svc:8080"
     (big, small) = (w["template"]["spec"] for w in cluster["spec"]["workerGroupSpecs"])
     assert big["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 8}

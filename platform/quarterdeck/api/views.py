@@ -12,6 +12,7 @@ from quarterdeck.specs import resources as r
 from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.base import Message
 from quarterdeck.specs.node_facts import NodeFault, SharedSlot, SlotHolder
+from quarterdeck.specs.pool_status import PoolStatus
 from quarterdeck.store.asset_queries import Lineage
 from quarterdeck.store.dead_nodes import Held, Part, left_of
 from quarterdeck.store.fleet_queries import Capacity
@@ -154,7 +155,7 @@ def cluster_view(row: ClusterRow, capacity: Capacity, pool: PoolRow | None = Non
     )
 
 
-def _pool_view(row: PoolRow) -> r.Pool:
+def _pool_view(row: PoolRow) -> PoolStatus:
     groups = []
     for group in row.groups:
         seen = {
@@ -163,7 +164,7 @@ def _pool_view(row: PoolRow) -> r.Pool:
             if name in ("wanted", "here", "coming", "constraint", "bound_by", "trouble")
         }
         groups.append({**group, **seen})
-    return r.Pool.model_validate({**_columns(row, r.Pool), "groups": groups})
+    return PoolStatus.model_validate({**_columns(row, PoolStatus), "groups": groups})
 
 
 def node_view(row: NodeRow, held: Held | None, faults: Sequence[NodeFaultRow] = ()) -> r.Node:

@@ -12,7 +12,8 @@ from quarterdeck.cli.session import Output, connect, note, refuse
 
 if TYPE_CHECKING:
     from quarterdeck.client import Client
-    from quarterdeck.specs.resources import Cluster, Node, PoolGroup
+    from quarterdeck.specs.pool_status import PoolGroup
+    from quarterdeck.specs.resources import Cluster, Node
 
 nodes = typer.Typer(help="Machines: list, cordon, uncordon, confirm-dead.", no_args_is_help=False)
 NodeName = Annotated[str, typer.Argument(metavar="NODE", help="The node's id.")]

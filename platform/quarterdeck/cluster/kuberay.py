@@ -20,6 +20,9 @@ from quarterdeck.cluster.raycluster import (
 )
 from quarterdeck.specs.pools import Pool
 
+ONE_BY_ONE = 20
+"""Up to so many nodes are asked for by name: a list has all of the Kubernetes cluster."""
+
 
 class KubeRay:
     """The provider of one pool. Every call raises ProviderError."""
@@ -129,14 +132,9 @@ class KubeRay:
         if not names:
             return {}, []
         try:
-            listed = self._api.list("/api/v1/nodes", resourceVersion="0")
-            nodes = {
-                node["metadata"]["name"]: see_node(node)
-                for node in listed
-                if node["metadata"]["name"] in names
-            }
+            nodes = self._listed(names) if len(names) > ONE_BY_ONE else {}
             for name in sorted(names - nodes.keys()):
-                nodes[name] = self._absent(name)
+                nodes[name] = self._node(name)
         except ProviderError as error:
             if error.reason != "Forbidden":
                 raise
@@ -144,7 +142,16 @@ class KubeRay:
             return {}, [Trouble("NodesUnreadable", message)]
         return nodes, []
 
-    def _absent(self, name: str) -> NodeSeen:
+    def _listed(self, names: set[str]) -> dict[str, NodeSeen]:
+        """From the server's cache, which may not have the newest yet."""
+        listed = self._api.list("/api/v1/nodes", resourceVersion="0")
+        return {
+            node["metadata"]["name"]: see_node(node)
+            for node in listed
+            if node["metadata"]["name"] in names
+        }
+
+    def _node(self, name: str) -> NodeSeen:
         try:
             return see_node(self._api.get(f"/api/v1/nodes/{name}"))
         except ProviderError as error:

@@ -18,6 +18,7 @@ class AgentOptions:
     cluster: str
     key_file: Path
     join: bool = False
+    only_join: bool = False
     slots: int | None = None
     node_ip: str = "127.0.0.2"
     accelerator: str = "cpu"
@@ -44,6 +45,7 @@ def run_agent(home: Home, options: AgentOptions) -> int:
         node_ip=options.node_ip,
         accelerator=options.accelerator,
         join=options.join,
+        only_join=options.only_join,
         endpoints_reachable=options.endpoints_reachable,
         labels=dict(options.labels),
         stop_ray=options.stop_ray,

@@ -206,6 +206,9 @@ def agent(
         str | None,
         typer.Option("--join", metavar="URL", help="Join the cluster if it has a head already."),
     ] = None,
+    only_join: Annotated[
+        bool, typer.Option("--only-join", help="With --join: wait for a head, never become one.")
+    ] = False,
     cluster: Annotated[str, typer.Option(help="The cluster to start or to join.")] = "local",
     slots: Annotated[
         int | None,
@@ -239,12 +242,15 @@ def agent(
     """
     from quarterdeck.processes.agent import AgentOptions, run_agent
 
+    if only_join and join is None:
+        raise typer.BadParameter("--only-join says how to join: give --join URL too")
     home = _home()
     labels = dict(text.partition("=")[::2] for text in label or [])
     options = AgentOptions(
         url=join or url or _url(home), cluster=cluster,
         key_file=key_file or _keys(home).agent.path,
-        join=join is not None, slots=slots, node_ip=node_ip, accelerator=accelerator,
+        join=join is not None, only_join=only_join, slots=slots, node_ip=node_ip,
+        accelerator=accelerator,
         endpoints_reachable=not unreachable, labels=labels, stop_ray=stop_ray,
         ray_port=ray_port, ray_token_file=ray_token_file,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from quarterdeck.specs.base import Message
 from quarterdeck.specs.beats import CheckpointManifest, Failure, RankState
 from quarterdeck.specs.log_policies import LogPolicy, OrderedPolicy
 from quarterdeck.specs.node_facts import ConfirmedDeath, NodeFault, QuarantinedRun, SharedSlot
+from quarterdeck.specs.pool_status import PoolStatus
 from quarterdeck.specs.protocol import RankPlacement
 
 JobPhase = Literal[
@@ -216,47 +217,6 @@ class Artifact(Message):
     size: int
 
 
-class PoolTrouble(Message):
-    """Why machines do not come, and the pods it is true of."""
-
-    reason: str
-    message: str
-    pods: list[str] = []
-
-
-class PoolGroup(Message):
-    """A pool's machines that are alike, with the last decision on how many there are."""
-
-    name: str
-    accelerator: str = "cpu"
-    slots: int
-    """Of one machine."""
-    spot: bool = False
-    min_replicas: int
-    max_replicas: int
-    wanted: int = 0
-    here: int = 0
-    """Machines that their agents report alive."""
-    coming: int = 0
-    constraint: str = ""
-    """What bound the decision: demand, min_replicas, max_replicas, quota, idle, busy, waiting."""
-    bound_by: str = ""
-    trouble: list[PoolTrouble] = []
-
-
-class Pool(Message):
-    """The machines that a cluster on Kubernetes may have."""
-
-    namespace: str
-    object: str
-    """The RayCluster's name."""
-    groups: list[PoolGroup] = []
-    reason: str = ""
-    """What is wrong with the pool as a whole."""
-    message: str = ""
-    looked_at: datetime | None = None
-
-
 class Cluster(Message):
     id: str
     name: str
@@ -274,7 +234,7 @@ class Cluster(Message):
     endpoints_reachable: bool = True
     versions: dict[str, str] = {}
     last_beat_at: datetime | None = None
-    pool: Pool | None = None
+    pool: PoolStatus | None = None
     """Of a cluster whose machines come by themselves."""
 
 

@@ -45,7 +45,9 @@ def main(settings: AgentSettings) -> int:
     with AgentClient(settings.url, key) as client:
         try:
             with starting(settings.home):
-                node = running(settings.home) or _start(settings, client)
+                node = running(settings.home) or _start(settings, client, stopped)
+            if node is None:
+                return 0
             log.info("Ray at %s, this machine is %s", node.address, node.node_ip)
             if node.head:
                 return _serve(settings, client, node, stopped)
@@ -55,8 +57,17 @@ def main(settings: AgentSettings) -> int:
                 stop_ray(settings.home)
 
 
-def _start(settings: AgentSettings, client: AgentClient) -> RayNode:
+def _start(
+    settings: AgentSettings, client: AgentClient, stopped: threading.Event
+) -> RayNode | None:
+    """This machine's Ray; None when the agent was stopped before there was a head to join."""
     ticket = _ticket(settings, client) if settings.join else None
+    if settings.only_join and ticket is None:
+        log.info("waiting for a head of cluster %s", settings.cluster)
+        while ticket is None:
+            if stopped.wait(_LOOK_SECONDS):
+                return None
+            ticket = _ticket(settings, client)
     given = settings.ray_token_path
     token = ticket.ray_token if ticket else read_key(given) if given else None
     gpus = _gpu_count()

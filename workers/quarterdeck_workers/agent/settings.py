@@ -22,6 +22,8 @@ class AgentSettings:
     """Name of the hardware catalogue."""
     join: bool = False
     """Join the cluster if it has a head already; else become its head."""
+    only_join: bool = False
+    """With `join`: never become the head, but wait for one."""
     endpoints_reachable: bool = True
     labels: dict[str, str] = field(default_factory=dict)
     object_store_bytes: int = 100_000_000

@@ -62,7 +62,7 @@ spec:
       rayStartParams: {}
       template:
         {{- $values := include "quarterdeck.poolValues" (list $defaults $group) | fromYaml }}
-        {{- $arguments := list "--join" $api "--cluster" $.pool.name "--accelerator" ($values.accelerator | default "cpu") "--slots" ($values.slots | toString) }}
+        {{- $arguments := list "--join" $api "--only-join" "--cluster" $.pool.name "--accelerator" ($values.accelerator | default "cpu") "--slots" ($values.slots | toString) }}
         {{- include "quarterdeck.poolPod" (dict "root" $.root "pool" $.pool "values" $values "name" "ray-worker" "group" $group.name "arguments" $arguments) | nindent 8 }}
     {{- end }}
 {{- end -}}

@@ -1,0 +1,66 @@
+"""A machine that only joins waits for its cluster's head."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quarterdeck.client.errors import NotFound
+from quarterdeck.specs.resources import JoinTicket
+from quarterdeck_workers.agent.settings import AgentSettings
+
+# The package has a function of the same name.
+MAIN = importlib.import_module("quarterdeck_workers.agent.main")
+
+
+class Late:
+    """An api whose cluster gets a head after some questions."""
+
+    def __init__(self, after: int, stop: threading.Event | None = None) -> None:
+        self.after, self.stop, self.asked = after, stop, 0
+
+    def join(self, cluster: str) -> JoinTicket:
+        self.asked += 1
+        if self.asked <= self.after:
+            if self.stop is not None:
+                self.stop.set()
+            raise NotFound("cluster")
+        return JoinTicket(cluster=cluster, address="10.0.0.1:6379", ray_token="secret")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What Ray would be started with."""
+    asked: list[Any] = []
+    monkeypatch.setattr(MAIN, "start_ray", lambda home, options: asked.append(options) or "ray")
+    monkeypatch.setattr(MAIN, "_LOOK_SECONDS", 0.001)
+    return asked
+
+
+def start(api: Late, stop: threading.Event, *, only_join: bool) -> Any:
+    settings = AgentSettings(
+        "http://api", "gpu", Path("key"), Path("home"), slots=8, join=True, only_join=only_join
+    )
+    return MAIN._start(settings, api, stop)
+
+
+def test_it_waits_until_there_is_a_head(started: list[Any]) -> None:
+    api = Late(after=3)
+    assert start(api, threading.Event(), only_join=True) == "ray"
+    assert api.asked == 4
+    assert (started[0].address, started[0].token) == ("10.0.0.1:6379", "secret")
+
+
+def test_another_one_becomes_the_head(started: list[Any]) -> None:
+    assert start(Late(after=3), threading.Event(), only_join=False) == "ray"
+    assert started[0].address is None
+
+
+def test_it_can_be_stopped_while_it_waits(started: list[Any]) -> None:
+    stop = threading.Event()
+    assert start(Late(after=10**6, stop=stop), stop, only_join=True) is None
+    assert started == []
