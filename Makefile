@@ -1,16 +1,17 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-PATHS := platform workers tests benchmarks tools
+PATHS := platform workers tests benchmarks tools deploy
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: help install run test check lint types imports pure format down clean
+.PHONY: help install run test check lint types imports pure format down clean images images-control \
+	compose-test
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.installed  ## .venv with pinned versions (TORCH_INDEX=URL for another torch)
 
@@ -48,5 +49,14 @@ format:
 down:  ## stop the platform and remove all that it made
 	@$(BIN)/quarterdeck down --purge
 
+images:  ## container images control and worker (IMAGE_REGISTRY, IMAGE_TAG, BASE_IMAGE, TORCH_INDEX)
+	@$(PYTHON) tools/images.py control worker
+
+images-control:  ## only the control plane's
+	@$(PYTHON) tools/images.py control
+
+compose-test: install  ## compose.yaml with a job through it, in the Docker daemon of this machine
+	@$(BIN)/python deploy/compose_test.py
+
 clean: ## remove the virtual environment and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

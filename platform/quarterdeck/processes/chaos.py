@@ -19,6 +19,7 @@ from quarterdeck.processes.chaos_targets import Target
 from quarterdeck.processes.failures import ProcessFailed
 from quarterdeck.processes.home import Home
 from quarterdeck.processes.records import Record, alive, read_record
+from quarterdeck.processes.settings import private_value
 
 SIGNALS = ("KILL", "STOP", "CONT", "TERM")
 _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -126,7 +127,10 @@ def slow_disk(file: Path, seconds: float, share: float = 0.9, slice_seconds: flo
 
 def database_file(home: Home, environment: Mapping[str, str]) -> Path:
     """The SQLite file of the installation. Raises ChaosRefused for PostgreSQL."""
-    url = environment.get("QUARTERDECK_DATABASE_URL") or home.database_url
+    try:
+        url = private_value(environment, "QUARTERDECK_DATABASE_URL") or home.database_url
+    except ValueError as error:
+        raise ChaosRefused(str(error)) from error
     scheme, _, rest = url.partition(":///")
     if scheme != "sqlite":
         raise ChaosRefused(

@@ -28,7 +28,7 @@ Host = Annotated[str, typer.Option("--host", help="The address to listen on.")]
 
 def mount(app: typer.Typer) -> None:
     """Add the commands of this file to the CLI."""
-    for function in (up, down, demo, api, controller, gateway, agent):
+    for function in (up, down, demo, prepare, api, controller, gateway, agent):
         app.command(rich_help_panel=PANEL)(function)
     db = typer.Typer(help="The database: upgrade, wait, backup, restore.", no_args_is_help=True)
     db.command()(upgrade)
@@ -138,6 +138,40 @@ def demo(slots: Slots = 10, port: Port = 8080, gateway_port: GatewayPort = 8081)
             own.stop(suspend=False)
 
 
+def prepare(
+    agent_key: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Copy the agent's key there: FOLDER/key.")
+    ] = None,
+    database: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Make the database's FOLDER/password and FOLDER/url."),
+    ] = None,
+    database_url: Annotated[
+        str, typer.Option(help="Without the password.")
+    ] = "postgresql+psycopg://quarterdeck@postgres/quarterdeck",
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password; default: a random one.")
+    ] = False,
+) -> None:
+    """Make what containers of one installation hand to each other, before they start.
+
+    Each folder holds one part of the installation's secrets, for the containers that need it. What
+    is there stays.
+
+    Example: quarterdeck prepare --agent-key /srv/quarterdeck/agent
+    """
+    from quarterdeck.processes.preparation import hand_out_agent_key, hand_out_database
+
+    if agent_key is None and database is None:
+        _fail("name --agent-key, --database or both", 2)
+    with _failures():
+        if database is not None:
+            given = sys.stdin.read().rstrip("\r\n") if password_stdin else None
+            print(hand_out_database(database, database_url, given))
+        if agent_key is not None:
+            print(hand_out_agent_key(_home(), agent_key))
+
+
 def api(
     host: Host = "127.0.0.1",
     port: Port = 8080,
@@ -215,7 +249,9 @@ def agent(
         typer.Option(min=0, help="Declared slots, 0 of a head alone; default: GPUs, else cores."),
     ] = None,
     accelerator: Annotated[str, typer.Option(help="As in the hardware catalogue.")] = "cpu",
-    node_ip: Annotated[str, typer.Option(help="This machine's address for Ray.")] = "127.0.0.2",
+    node_ip: Annotated[
+        str, typer.Option(help="This machine's address for Ray; auto: that towards the api.")
+    ] = "127.0.0.2",
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
     key_file: Annotated[
         Path | None, typer.Option(help="With a key of access agent; default: the home's.")

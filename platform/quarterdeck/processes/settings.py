@@ -14,6 +14,7 @@ from quarterdeck.processes.home import Home, choose_home
 from quarterdeck.specs.units import parse_duration, parse_memory
 
 Bound = TypeVar("Bound", int, float)
+_OTHERS = 0o007
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,44 @@ def read_settings(environment: Mapping[str, str], start: Path, user_home: Path) 
     `QUARTERDECK_ARTIFACTS_OPTIONS` (a JSON object), and for logs `QUARTERDECK_LOGS_KEEP` (a
     duration), `…_LOGS_BYTES`, `…_LOGS_PROJECT_BYTES`, `…_LOGS_JOB_BYTES` (sizes; `none` is no
     bound); `QUARTERDECK_UPLOADS_KEEP` (a duration or `none`); `QUARTERDECK_POOLS` (a file's path).
-    Raises ValueError for wrong ones."""
+    `…_DATABASE_URL_FILE` and `…_ARTIFACTS_OPTIONS_FILE` name files with these values, which hold
+    passwords. Raises ValueError for wrong ones; what it says holds no value of a file."""
     home = choose_home(environment, start, user_home)
     return Settings(
         home=home,
-        database_url=environment.get("QUARTERDECK_DATABASE_URL") or home.database_url,
+        database_url=private_value(environment, "QUARTERDECK_DATABASE_URL") or home.database_url,
         artifacts_uri=environment.get("QUARTERDECK_ARTIFACTS") or home.artifacts_uri,
-        artifacts_options=_options(environment.get("QUARTERDECK_ARTIFACTS_OPTIONS", "{}")),
+        artifacts_options=_options(
+            private_value(environment, "QUARTERDECK_ARTIFACTS_OPTIONS") or "{}"
+        ),
         log_bounds=_log_bounds(environment),
         keep_uploads=_bound(environment, "UPLOADS_KEEP", parse_duration, KEEP_S),
         pools=Path(pools) if (pools := environment.get("QUARTERDECK_POOLS")) else None,
     )
+
+
+def private_value(environment: Mapping[str, str], name: str) -> str | None:
+    """A value that may hold a password: of the variable, or of the file that NAME_FILE names."""
+    value, named = environment.get(name), environment.get(f"{name}_FILE")
+    if not named:
+        return value
+    if value:
+        raise ValueError(f"{name} and {name}_FILE are both set: unset one of them")
+    file = Path(named)
+    try:
+        mode = file.stat().st_mode & 0o777
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"{name}_FILE: cannot read {file}: {reason}") from None
+    if mode & _OTHERS:
+        raise ValueError(
+            f"{name}_FILE: {file} has mode {mode:03o}, everybody can read it: run `chmod o= {file}`"
+            " (a mounted secret: mode 0440)"
+        )
+    if not text:
+        raise ValueError(f"{name}_FILE: {file} is empty: write the value into it")
+    return text
 
 
 def _log_bounds(environment: Mapping[str, str]) -> LogBounds:

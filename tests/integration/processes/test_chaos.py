@@ -141,6 +141,9 @@ def test_slow_disk_holds_up_writers(tmp_path: Path) -> None:
     with pytest.raises(chaos.ChaosRefused, match="PostgreSQL"):
         url = {"QUARTERDECK_DATABASE_URL": "postgresql+psycopg://h/d"}
         chaos.database_file(Home(tmp_path), url)
+    with pytest.raises(chaos.ChaosRefused, match="No such file"):
+        missing = {"QUARTERDECK_DATABASE_URL_FILE": str(tmp_path / "url")}
+        chaos.database_file(Home(tmp_path), missing)
 
 
 def test_cut_link_holds_both_directions_and_loses_nothing() -> None:

@@ -46,7 +46,11 @@ def test_nothing_is_claimed_before_the_first_beat(tmp_path: Path) -> None:
     try:
         recorder.submit("early", "command", {"command": "true"}, nodes=["node-1"])
         machines = SlowMachines(recorder)
-        settings = AgentSettings(recorder.url, "test", tmp_path / "key", tmp_path)
+        beats_at_work: list[int] = []
+        settings = AgentSettings(
+            recorder.url, "test", tmp_path / "key", tmp_path,
+            at_work=lambda: beats_at_work.append(len(recorder.agent_beats)),
+        )  # fmt: skip
         with AgentClient(recorder.url, "qd_agent") as client:
             machines.agent = Agent(
                 settings, client, cast(RayCluster, machines), agent_id="agent-1",
@@ -57,5 +61,6 @@ def test_nothing_is_claimed_before_the_first_beat(tmp_path: Path) -> None:
         assert recorder.claimed == {"early": "agent-1"}
         (beats,) = machines.beats_before
         assert beats >= 1
+        assert beats_at_work[0] == 1  # it shows life once the api has taken a beat
     finally:
         recorder.close()

@@ -130,6 +130,7 @@ class Agent:
             try:
                 work = self._client.beat(self._settings.cluster, self._beat())
                 self._introduced.set()
+                self._settings.at_work()
                 self._warmer.want(work.warm)
                 self._do(work)
             except QuarterdeckError as error:

@@ -145,6 +145,7 @@ def _belong(settings: AgentSettings, stopped: threading.Event) -> int:
         if running(settings.home) is None:
             log.error("this machine's Ray has died: start the agent again")
             return 1
+        settings.at_work()
     return 0
 
 

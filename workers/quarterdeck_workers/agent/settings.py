@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,5 +34,7 @@ class AgentSettings:
     """A head's token for Ray, a private file; None: the home has one of its own."""
     stop_ray: bool = False
     """End this machine's Ray, and so every run on it, when the agent ends."""
+    at_work: Callable[[], None] = lambda: None
+    """Called while the machine serves its cluster: after each beat, or look at its Ray."""
     beat_seconds: float = 2.0
     poll_seconds: float = 20.0
