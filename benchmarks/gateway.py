@@ -56,9 +56,11 @@ class Side:
     process: psutil.Process
 
     def cpu(self) -> float:
-        """Processor seconds so far, of all its processes."""
+        """Processor seconds so far, of all its processes: from the scheduler, which counts
+        nanoseconds where others count hundredths of a second."""
         everyone = [self.process, *self.process.children(recursive=True)]
-        return sum(sum(each.cpu_times()[:2]) for each in everyone)
+        threads = [each for one in everyone for each in Path(f"/proc/{one.pid}/task").iterdir()]
+        return sum(int((each / "schedstat").read_text().split()[0]) for each in threads) / 1e9
 
     def memory(self) -> float:
         """Bytes resident, of all its processes."""

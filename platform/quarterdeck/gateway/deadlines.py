@@ -106,7 +106,6 @@ class BoundedProtocol(HttpToolsProtocol):
             if running.listener is not None:
                 running.listener.gone()
             running.leave()
-        self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
         self._answered_at = None

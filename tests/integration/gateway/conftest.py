@@ -52,13 +52,12 @@ KEYS = [
 ]
 
 
-def route(name: str, *endpoints: EngineEndpoint, project: str = "default") -> ServiceRoute:
-    return ServiceRoute(
-        name=name,
-        project=project,
-        model_version=f"{name}@1",
-        endpoints=list(endpoints),
-        routing=RoutingSettings(),
+def route(
+    name: str, *endpoints: EngineEndpoint, project: str = "default", **values: Any
+) -> ServiceRoute:
+    values = {"model_version": f"{name}@1", "routing": RoutingSettings(), **values}
+    return ServiceRoute.model_validate(
+        {"name": name, "project": project, "endpoints": list(endpoints), **values}
     )
 
 
@@ -385,3 +384,8 @@ def _load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+ship = _load(Path(__file__).with_name("chain_ship.py")).ship
+_spans = _load(Path(__file__).with_name("span_collector.py"))
+collector, traced = _spans.collector, _spans.traced

@@ -1,11 +1,9 @@
-"""What a service asks of gateways: places and waiting, limits, fallback, aliases, shadows."""
+"""What a service asks of gateways: limits, fallback, aliases, shadows; and what they tell."""
 
 from __future__ import annotations
 
 import json
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -49,99 +47,6 @@ def metric(url: str, start: str) -> float:
     return sum(float(each.rsplit(" ", 1)[1]) for each in lines)
 
 
-def routed(kit: Any, name: str, *endpoints: Any, **values: Any) -> Any:
-    plain = kit.route(name, *endpoints)
-    return type(plain).model_validate({**plain.model_dump(), **values})
-
-
-def test_requests_wait_by_priority_and_the_low_give_way(
-    api: Any, gateways: Any, kit: Any, scripted: Any
-) -> None:
-    gate = Gate(scripted, kit)
-    api.publish(routed(kit, "chat", gate.replica.endpoint(), concurrency=1, max_waiting=2))
-    gateway = gateways()
-    gateway.wait_for("chat")
-    with ThreadPoolExecutor(8) as pool:
-
-        def ask(priority: str) -> Any:
-            def work() -> httpx.Response:
-                with gateway.client() as client:
-                    headers = {"x-quarterdeck-priority": priority}
-                    return client.post("/v1/completions", json=BODY, headers=headers)
-
-            return pool.submit(work)
-
-        def wait_for(count: int) -> None:
-            start = "quarterdeck_gateway_waiting_requests{"
-            kit.wait_until(lambda: metric(gateway.url, start) == count, "never waited")
-
-        first = ask("normal")
-        gate.holds(1)
-        waiting = [ask("normal")]
-        wait_for(1)
-        waiting.append(ask("normal"))
-        wait_for(2)
-        refused = ask("normal").result(10)
-        assert (refused.status_code, code_of(refused)) == (429, "too_many_waiting")
-        assert int(refused.headers["retry-after"]) >= 1
-        favoured = ask("high")
-        evicted = waiting[1].result(10)
-        assert (evicted.status_code, code_of(evicted)) == (429, "too_many_waiting")
-        gate.open()
-        for answer in (first, waiting[0], favoured):
-            assert answer.result(10).status_code == 200
-    assert metric(gateway.url, "quarterdeck_gateway_waiting_seconds_count") == 2
-
-
-def test_who_waits_too_long_is_told_and_more_replicas_let_more_in(
-    api: Any, gateways: Any, kit: Any, scripted: Any
-) -> None:
-    gate, other = Gate(scripted, kit), Gate(scripted, kit, "run-2")
-    other.open()
-    endpoint = gate.replica.endpoint()
-    api.publish(routed(kit, "chat", endpoint, concurrency=1, max_wait=0.3))
-    gateway = gateways()
-    gateway.wait_for("chat")
-    with gateway.client() as client, ThreadPoolExecutor(4) as pool:
-        held = pool.submit(client.post, "/v1/completions", json=BODY)
-        gate.holds(1)
-        late = client.post("/v1/completions", json=BODY)
-        assert (late.status_code, code_of(late)) == (503, "waited_too_long")
-        api.publish(routed(kit, "chat", endpoint, concurrency=1, max_wait=20.0))
-        kit.wait_until(lambda: len(api.polls) > 2, "no second snapshot")
-        patient = pool.submit(client.post, "/v1/completions", json=BODY)
-        time.sleep(0.3)
-        assert not patient.done()
-        both = [endpoint, other.replica.endpoint()]
-        api.publish(routed(kit, "chat", *both, concurrency=1, max_wait=20.0))
-        assert patient.result(10).status_code == 200
-        assert not held.done()
-        gate.open()
-        assert held.result(10).status_code == 200
-
-
-def test_a_client_that_leaves_gives_its_place_back(
-    api: Any, gateways: Any, kit: Any, scripted: Any
-) -> None:
-    gate = Gate(scripted, kit)
-    api.publish(routed(kit, "chat", gate.replica.endpoint(), concurrency=1, max_waiting=1))
-    gateway = gateways()
-    gateway.wait_for("chat")
-    with ThreadPoolExecutor(4) as pool:
-        with gateway.client() as first:
-            held = pool.submit(first.post, "/v1/completions", json=BODY)
-            gate.holds(1)
-            with gateway.client(timeout=0.3) as hasty, pytest.raises(httpx.ReadTimeout):
-                hasty.post("/v1/completions", json=BODY)
-            kit.wait_until(
-                lambda: metric(gateway.url, "quarterdeck_gateway_waiting_requests{") == 0,
-                "who left still waits",
-            )
-            gate.open()
-            assert held.result(10).status_code == 200
-            assert first.post("/v1/completions", json=BODY).status_code == 200
-
-
 def test_limits_of_a_key(api: Any, gateways: Any, kit: Any, scripted: Any) -> None:
     replica = scripted("run-1", lambda n: [kit.whole(USAGE)])
     keys = [
@@ -170,8 +75,8 @@ def test_a_fallback_answers_for_a_service_that_cannot(
 ) -> None:
     small = scripted("small-1", lambda n: [kit.whole(USAGE)])
     wrong = scripted("chat-1", lambda n: [kit.whole(b'{"error": {}}', "400 Bad Request")])
-    fine = routed(kit, "small", small.endpoint())
-    api.publish(routed(kit, "chat", fallback="small"), fine)
+    fine = kit.route("small", small.endpoint())
+    api.publish(kit.route("chat", fallback="small"), fine)
     gateway = gateways()
     gateway.wait_for("chat", "small")
     with gateway.client() as client:
@@ -182,7 +87,7 @@ def test_a_fallback_answers_for_a_service_that_cannot(
         assert 'replica="small-1",revision="",service="small"' in served
         assert json.loads(small.requests[0][2])["model"] == "small"
         # A refusal of the request itself is no reason to ask another model.
-        api.publish(routed(kit, "chat", wrong.endpoint(), fallback="small"), fine)
+        api.publish(kit.route("chat", wrong.endpoint(), fallback="small"), fine)
         kit.wait_until(
             lambda: client.post("/v1/completions", json=BODY).status_code == 400, "never 400"
         )
@@ -195,9 +100,9 @@ def test_aliases_share_by_weight_and_follow_headers(
     big = scripted("big-1", lambda n: [kit.whole(USAGE)])
     small = scripted("small-1", lambda n: [kit.whole(USAGE)])
     api.publish(
-        routed(kit, "big", big.endpoint(), aliases=[{"name": "gpt-x", "weight": 3}]),
-        routed(
-            kit, "small", small.endpoint(),
+        kit.route("big", big.endpoint(), aliases=[{"name": "gpt-x", "weight": 3}]),
+        kit.route(
+            "small", small.endpoint(),
             aliases=[
                 {"name": "gpt-x", "weight": 1},
                 {"name": "gpt-x", "headers": {"x-team": "nlp"}},
@@ -226,7 +131,7 @@ def test_a_mirror_gets_copies_and_harms_nobody(
     live = scripted("live-1", lambda n: [kit.whole(USAGE)])
     shadow = scripted("shadow-1", lambda n: [kit.RESET])
     api.publish(
-        routed(kit, "chat", live.endpoint(), mirror={"service": "next", "share": 1.0}),
+        kit.route("chat", live.endpoint(), mirror={"service": "next", "share": 1.0}),
         kit.route("next", shadow.endpoint()),
     )
     gateway = gateways()
@@ -293,19 +198,6 @@ def test_series_of_a_replica_end_with_it(api: Any, gateways: Any, kit: Any, scri
     )
 
 
-@pytest.mark.parametrize("priority", ["urgent", "1.5", ""])
-def test_a_priority_that_is_none_is_refused(
-    api: Any, gateways: Any, kit: Any, scripted: Any, priority: str
-) -> None:
-    api.publish(kit.route("chat"))
-    gateway = gateways()
-    gateway.wait_for("chat")
-    with gateway.client() as client:
-        headers = {"x-quarterdeck-priority": priority}
-        answer = client.post("/v1/completions", json=BODY, headers=headers)
-    assert answer.status_code == 400 and "priority" in answer.json()["error"]["message"]
-
-
 def test_operators_may_ask_why_this_replica(
     api: Any, gateways: Any, kit: Any, scripted: Any
 ) -> None:
@@ -356,43 +248,11 @@ def test_a_gateway_takes_its_part_of_a_limit(
     kit.wait_until(lambda: told() > before, "refused requests are demand too")
 
 
-def test_requests_wait_while_a_service_wakes(
-    api: Any, gateways: Any, kit: Any, scripted: Any
-) -> None:
-    replica = scripted("run-1", lambda n: [kit.whole(USAGE)])
-    asleep = {"wakes": True, "max_wait": 0.1, "max_waiting": 2}
-    api.publish(routed(kit, "chat", **asleep, max_wake=30.0))
-    gateway = gateways()
-    gateway.wait_for("chat")
-    with gateway.client() as client, ThreadPoolExecutor(4) as pool:
-        waiting = [pool.submit(client.post, "/v1/completions", json=BODY) for _ in range(2)]
-        kit.wait_until(lambda: api.woken[:1] == ["chat"], "nobody was told")
-        start = "quarterdeck_gateway_waiting_requests{"
-        kit.wait_until(lambda: metric(gateway.url, start) == 2, "they do not wait")
-        third = client.post("/v1/completions", json=BODY)
-        assert (third.status_code, code_of(third)) == (429, "too_many_waiting")
-        api.publish(routed(kit, "chat", replica.endpoint(ready=False), **asleep, max_wake=30.0))
-        time.sleep(0.3)
-        assert not any(answer.done() for answer in waiting)
-        before = len(api.woken)
-        kit.wait_until(lambda: len(api.woken) > before, "it was told no more while they wait")
-        api.publish(routed(kit, "chat", replica.endpoint(), **asleep, max_wake=30.0))
-        assert [answer.result(10).status_code for answer in waiting] == [200, 200]
-        api.publish(routed(kit, "chat", **asleep, max_wake=0.3))
-
-        def given_up() -> bool:
-            answer = client.post("/v1/completions", json=BODY)
-            return answer.status_code == 503 and code_of(answer) == "waited_too_long"
-
-        kit.wait_until(given_up, "it waited for ever")
-    assert set(api.woken) == {"chat"}
-
-
 def test_who_failed_before_a_fallback_is_not_counted_as_the_fallbacks(
     api: Any, gateways: Any, kit: Any, scripted: Any
 ) -> None:
     sick = scripted("chat-1", lambda n: [kit.RESET])
-    api.publish(routed(kit, "chat", sick.endpoint(), fallback="small"), kit.route("small"))
+    api.publish(kit.route("chat", sick.endpoint(), fallback="small"), kit.route("small"))
     gateway = gateways()
     gateway.wait_for("chat", "small")
     with gateway.client() as client:
