@@ -31,7 +31,8 @@ class Client(Protocol):
 
 def client_of(scope: Scope, receive: Receive, send: Send) -> Client:
     """The client of a request."""
-    ours = (scope.get("extensions") or {}).get(EXTENSION)
+    extensions = scope.get("extensions")
+    ours = extensions.get(EXTENSION) if extensions else None
     return ours if isinstance(ours, Cycle) else _Foreign(receive, send)
 
 

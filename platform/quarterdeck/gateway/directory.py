@@ -16,6 +16,7 @@ from quarterdeck.specs.gateway_snapshot import (
 )
 
 _NAMES_SHOWN = 20
+_MOST_SEEN = 4096
 _INFERRING = frozenset({"viewer", "operator", "admin"})
 
 
@@ -26,6 +27,10 @@ class Directory:
     version: str
     keys: dict[str, KeyDigest] = field(repr=False)
     services: dict[tuple[str, str], ServiceRoute]
+    _seen: dict[bytes | None, KeyDigest] = field(default_factory=dict, repr=False)
+    """By whole headers, of keys that are known: a digest for each request would cost more than
+    all else about keys. Headers are compared only where their keyed hashes are equal, so that
+    this gives nothing away by its timing either."""
     _aliases: dict[str, list[tuple[ServiceRoute, ServedAlias]]] = field(
         default_factory=dict, repr=False
     )
@@ -46,6 +51,9 @@ class Directory:
 
     def key_of(self, authorization: bytes | None) -> KeyDigest:
         """The key of an `Authorization` header; raises ApiError 401 or 403."""
+        known = self._seen.get(authorization)
+        if known is not None:
+            return known
         if authorization is None:
             raise key_unknown("no key: send the header `Authorization: Bearer KEY`")
         scheme, _, secret = authorization.partition(b" ")
@@ -64,6 +72,8 @@ class Directory:
                 type_="permission_error",
                 close=True,
             )
+        if len(self._seen) < _MOST_SEEN:
+            self._seen[authorization] = key
         return key
 
     def visible(self, key: KeyDigest) -> dict[str, ServiceRoute]:

@@ -7,7 +7,7 @@ is one token each for engines that stream token by token.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _TAIL = 4096
 MOST_NEW = 64
@@ -17,8 +17,7 @@ _TOLD = re.compile(rb'"(prompt|input|completion|output|cached)_tokens"\s*:\s*(\d
 _LONGEST_NAME = 11
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(NamedTuple):
     """Of the prompt (0: not told), of the answer, and those of the prompt that the engine had in
     its cache (None: not told)."""
 
@@ -72,8 +71,13 @@ def _told(text: bytes) -> dict[bytes, int]:
     start = text.find(b'_tokens"')
     if start < 0:
         return {}
-    found = _TOLD.findall(text, max(0, start - _LONGEST_NAME))
-    return {_KIND.get(kind, kind): int(number[:12]) for kind, number in found}
+    told: dict[bytes, int] = {}
+    for kind, number in _TOLD.findall(text, max(0, start - _LONGEST_NAME)):
+        told[_KIND[kind]] = int(number[:12])
+    return told
 
 
-_KIND = {b"input": b"prompt", b"output": b"completion"}
+_KIND = {
+    b"prompt": b"prompt", b"input": b"prompt", b"completion": b"completion",
+    b"output": b"completion", b"cached": b"cached",
+}  # fmt: skip
