@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass
 
 from quarterdeck.gateway import explain
+from quarterdeck.gateway.answer import Answer
 from quarterdeck.gateway.asgi import ClientGone, Headers, Send
 from quarterdeck.gateway.call import Call, Failure
 from quarterdeck.gateway.cycle import Cycle
@@ -16,7 +17,7 @@ from quarterdeck.gateway.fleet import Fleet
 from quarterdeck.gateway.flow import Bounds, Flow
 from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.gateway.settings import GatewaySettings
-from quarterdeck.gateway.upstream import Answer, Upstream
+from quarterdeck.gateway.upstream import Upstream
 from quarterdeck.gateway.usage import Tokens, Usage, tokens_of
 from quarterdeck.routing.replicas import ReplicaView
 from quarterdeck.routing.retries import RETRYABLE_STATUSES

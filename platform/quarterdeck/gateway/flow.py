@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from quarterdeck.gateway.answer import Answer
 from quarterdeck.gateway.asgi import ClientGone
 from quarterdeck.gateway.cycle import Cycle
 from quarterdeck.gateway.events import EventRelay, EventTooLarge
-from quarterdeck.gateway.upstream import Answer
 from quarterdeck.gateway.usage import LARGE, MOST_NEW, Usage
 
 
