@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quarterdeck.processes.chaos_commands import chaos
+from quarterdeck.processes.db_commands import db
+from quarterdeck.processes.surroundings import (
+    fail,
+    failures,
+    own_home,
+    own_keys,
+    own_settings,
+    own_url,
+    tell,
+)
 
 if TYPE_CHECKING:
-    from quarterdeck.processes.home import Home
-    from quarterdeck.processes.keys import KeyFiles
-    from quarterdeck.processes.settings import Settings
     from quarterdeck.processes.up import Platform
 
 PANEL = "Run the platform"
@@ -30,11 +36,6 @@ def mount(app: typer.Typer) -> None:
     """Add the commands of this file to the CLI."""
     for function in (up, down, demo, prepare, api, controller, gateway, agent):
         app.command(rich_help_panel=PANEL)(function)
-    db = typer.Typer(help="The database: upgrade, wait, backup, restore.", no_args_is_help=True)
-    db.command()(upgrade)
-    db.command()(wait)
-    db.command()(backup)
-    db.command()(restore)
     app.add_typer(db, name="db", rich_help_panel=PANEL)
     app.add_typer(chaos, name="chaos", rich_help_panel=PANEL)
 
@@ -64,15 +65,15 @@ def up(
     from quarterdeck.processes.up import Options, Platform, attached, detach
 
     options = Options(slots, port, gateway_port, not no_agent, node_ip)
-    home = _home()
-    with _failures():
-        if (running := attached(home, _tell)) is not None:
+    home = own_home()
+    with failures():
+        if (running := attached(home, tell)) is not None:
             print(running.ready_line(), flush=True)
-            _tell("it was up already; stop it with: quarterdeck down")
+            tell("it was up already; stop it with: quarterdeck down")
         elif not foreground:
-            print(detach(home, options, _tell).ready_line(), flush=True)
+            print(detach(home, options, tell).ready_line(), flush=True)
         else:
-            platform = Platform(home, options, _tell)
+            platform = Platform(home, options, tell)
             platform.listen()
             platform.start()
             print(platform.ready_line(), flush=True)
@@ -92,9 +93,9 @@ def down(
     """
     from quarterdeck.processes.down import down as stop
 
-    home = _home()
-    with _failures():
-        was_up = stop(home, _tell, purge=purge)
+    home = own_home()
+    with failures():
+        was_up = stop(home, tell, purge=purge)
     removed = f", {home.folder} removed" if purge else ""
     print(("stopped" if was_up else "nothing was running") + removed)
 
@@ -112,12 +113,12 @@ def demo(slots: Slots = 10, port: Port = 8080, gateway_port: GatewayPort = 8081)
     from quarterdeck.processes.demo import DemoFailed, run_demo
     from quarterdeck.processes.up import Options, Platform, attached
 
-    home = _home()
-    with _failures():
+    home = own_home()
+    with failures():
         own: Platform | None = None
-        platform = attached(home, _tell)
+        platform = attached(home, tell)
         if platform is None:
-            own = platform = Platform(home, Options(slots, port, gateway_port), _tell)
+            own = platform = Platform(home, Options(slots, port, gateway_port), tell)
             own.listen()
             own.start()
         print(platform.ready_line(), flush=True)
@@ -129,10 +130,10 @@ def demo(slots: Slots = 10, port: Port = 8080, gateway_port: GatewayPort = 8081)
             if own is not None:
                 own.stop(suspend=isinstance(error, KeyboardInterrupt))
             if isinstance(error, DemoFailed):
-                _fail(str(error))
+                fail(str(error))
             raise
         if own is not None and sys.stdout.isatty():
-            _tell("the platform stays up; Ctrl-C stops it")
+            tell("the platform stays up; Ctrl-C stops it")
             own.run()
         elif own is not None:
             own.stop(suspend=False)
@@ -163,13 +164,13 @@ def prepare(
     from quarterdeck.processes.preparation import hand_out_agent_key, hand_out_database
 
     if agent_key is None and database is None:
-        _fail("name --agent-key, --database or both", 2)
-    with _failures():
+        fail("name --agent-key, --database or both", 2)
+    with failures():
         if database is not None:
             given = sys.stdin.read().rstrip("\r\n") if password_stdin else None
             print(hand_out_database(database, database_url, given))
         if agent_key is not None:
-            print(hand_out_agent_key(_home(), agent_key))
+            print(hand_out_agent_key(own_home(), agent_key))
 
 
 def api(
@@ -191,9 +192,9 @@ def api(
     """
     from quarterdeck.processes.api import run_api
 
-    settings = _settings()
-    with _failures():
-        run_api(settings, _keys(settings.home), host, port, public_url, to_migrate=migrate)
+    settings = own_settings()
+    with failures():
+        run_api(settings, own_keys(settings.home), host, port, public_url, to_migrate=migrate)
 
 
 def controller(
@@ -209,8 +210,8 @@ def controller(
     """
     from quarterdeck.processes.controller import run_controller
 
-    with _failures():
-        run_controller(_settings(), health_port, host)
+    with failures():
+        run_controller(own_settings(), health_port, host)
 
 
 def gateway(
@@ -227,9 +228,9 @@ def gateway(
     """
     from quarterdeck.processes.gateway import run_gateway
 
-    home = _home()
-    with _failures():
-        run_gateway(home, host, port, url or _url(home), key_file or _keys(home).agent.path)
+    home = own_home()
+    with failures():
+        run_gateway(home, host, port, url or own_url(home), key_file or own_keys(home).agent.path)
 
 
 def agent(
@@ -280,141 +281,17 @@ def agent(
 
     if only_join and join is None:
         raise typer.BadParameter("--only-join says how to join: give --join URL too")
-    home = _home()
+    home = own_home()
     labels = dict(text.partition("=")[::2] for text in label or [])
     options = AgentOptions(
-        url=join or url or _url(home), cluster=cluster,
-        key_file=key_file or _keys(home).agent.path,
+        url=join or url or own_url(home), cluster=cluster,
+        key_file=key_file or own_keys(home).agent.path,
         join=join is not None, only_join=only_join, slots=slots, node_ip=node_ip,
         accelerator=accelerator,
         endpoints_reachable=not unreachable, labels=labels, stop_ray=stop_ray,
         ray_port=ray_port, ray_token_file=ray_token_file,
     )  # fmt: skip
-    with _failures():
+    with failures():
         code = run_agent(home, options)
     if code:
         raise typer.Exit(code)
-
-
-def upgrade(
-    allow_newer: Annotated[
-        bool, typer.Option("--allow-newer", help="A newer schema is no error: leave it alone.")
-    ] = False,
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=0, help="Seconds to wait for one that is silent.")
-    ] = 0.0,
-) -> None:
-    """Migrate the database to this version; SQLite is backed up first.
-
-    Example: quarterdeck db upgrade
-    """
-    from quarterdeck.processes.db import upgrade_database
-
-    with _failures():
-        print(upgrade_database(_settings(), allow_newer=allow_newer, seconds=timeout))
-
-
-def wait(
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=0, help="Seconds, after which it gives up.")
-    ] = 600.0,
-) -> None:
-    """Wait until the database answers and has the schema of this version, or a newer one.
-
-    Example: quarterdeck db wait --timeout 60
-    """
-    from quarterdeck.processes.db import wait_for_schema
-
-    settings = _settings()
-    with _failures():
-        print(wait_for_schema(settings.database_url, timeout, _tell))
-
-
-def backup(
-    target: Annotated[
-        Path | None,
-        typer.Argument(metavar="[FILE]", help="A new file; default: in the home."),
-    ] = None,
-) -> None:
-    """Copy the database while it is in use.
-
-    SQLite is copied by itself, PostgreSQL by pg_dump, which must be on PATH. Artifacts and the
-    home's keys are not in it: keep keys/master too, without which secrets are lost.
-
-    Example: quarterdeck db backup quarterdeck-2026-01-31.backup
-    """
-    from quarterdeck.processes.db import backup_database
-
-    with _failures():
-        print(backup_database(_settings(), target))
-
-
-def restore(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="What `db backup` wrote.")],
-) -> None:
-    """Put a backup in the place of the database; api and controller must not run.
-
-    What runs on machines goes on: when the platform is up again, runs that the backup does not know
-    are taken back, and nothing that it knew is started before every cluster has told what lives.
-
-    Example: quarterdeck db restore quarterdeck-2026-01-31.backup
-    """
-    from quarterdeck.processes.db import restore_database
-
-    with _failures():
-        print(restore_database(_settings(), source, _tell))
-
-
-def _home() -> Home:
-    from quarterdeck.processes.home import choose_home
-
-    return choose_home(os.environ, Path.cwd(), Path.home())
-
-
-def _keys(home: Home) -> KeyFiles:
-    from quarterdeck.processes.keys import key_files
-
-    return key_files(os.environ, home)
-
-
-def _settings() -> Settings:
-    from quarterdeck.processes.settings import read_settings
-
-    try:
-        return read_settings(os.environ, Path.cwd(), Path.home())
-    except ValueError as error:
-        _fail(str(error), 2)
-
-
-def _url(home: Home) -> str:
-    from quarterdeck.client.config import DEFAULT_URL
-
-    if named := os.environ.get("QUARTERDECK_URL"):
-        return named
-    if home.url_file.is_file():
-        return home.url_file.read_text(encoding="utf-8").strip()
-    return DEFAULT_URL
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _fail(text: str, code: int = 1) -> NoReturn:
-    _tell(f"error: {text}")
-    raise typer.Exit(code)
-
-
-class _failures:
-    """Ends the command with a message for what is expected to go wrong."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from quarterdeck.processes.failures import ProcessFailed, WorkersMissing
-
-        if isinstance(error, WorkersMissing):
-            _fail(str(error), 2)
-        if isinstance(error, ProcessFailed):
-            _fail(str(error))
