@@ -1,7 +1,7 @@
 """uvicorn's side of one request, with ways to answer that switch no task and build no messages.
 
-`begin`, `pour` and `finish` write at once whatever the client takes; who pours must heed
-`listener`, which hears when the client takes no more. ASGI's `send` is made of them.
+`begin`, `pour`, `finish` and `answer` write at once whatever the client takes; who pours must heed
+`listener`, which hears when the client takes no more. ASGI's `send` goes uvicorn's way.
 """
 
 from __future__ import annotations
@@ -10,13 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import (
-    HEADER_RE,
-    HEADER_VALUE_RE,
-    STATUS_LINE,
-    RequestResponseCycle,
-)
-from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from quarterdeck.gateway.asgi import Headers
 from quarterdeck.gateway.corked import Corked
@@ -99,76 +93,33 @@ class Cycle(Watched, RequestResponseCycle):
 
     async def run_asgi(self, app: ASGI3Application) -> None:
         """As uvicorn's; a client's leaving is no error."""
+
+        async def until_left(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:
+                if not self.absorbed():
+                    raise
+
         try:
-            result = await app(self.scope, self.receive, self.send)  # type: ignore[func-returns-value]
-        except asyncio.CancelledError as error:
-            if not self.absorbed():
-                await self._failed(error)
-        except BaseException as error:
-            await self._failed(error)
-        else:
-            if (self.response_complete and result is None) or self.disconnected:
-                return
-            if result is not None:
-                what = f"should return None, but returned '{result}'."
-            elif not self.response_started:
-                what = "returned without starting response."
-            else:
-                what = "returned without completing response."
-            self.logger.error("ASGI callable %s", what)
-            if self.response_started:
-                self.transport.close()
-            else:
-                await self.send_500_response()
+            await super().run_asgi(cast(ASGI3Application, until_left))
         finally:
             self.on_response = _nothing
             self.task = None
             # Cycles of references would wait for the collector.
             cast(dict[str, Any], self.scope)["extensions"] = None
 
-    async def _failed(self, error: BaseException) -> None:
-        self.logger.error("Exception in ASGI application\n", exc_info=error)
-        if self.response_started:
-            self.transport.close()
-        else:
-            await self.send_500_response()
-
     # --- the answer --------------------------------------------------------------------------
 
     async def send(self, message: Any) -> None:
         """ASGI's, as uvicorn's."""
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        kind = message["type"]
-        if self.disconnected:
-            return
-        if not self.response_started:
-            if kind != "http.response.start":
-                raise RuntimeError(
-                    f"Expected ASGI message 'http.response.start', but got {kind!r}."
-                )
-            headers = list(message.get("headers", ()))
-            for name, value in headers:
-                if HEADER_RE.search(name):
-                    raise RuntimeError("Invalid HTTP header name.")
-                if HEADER_VALUE_RE.search(value):
-                    raise RuntimeError("Invalid HTTP header value.")
-            self.transport.write(self._head(message["status"], headers))
-        elif self.response_complete:
-            raise RuntimeError(
-                f"Unexpected ASGI message {kind!r} sent, after response already completed."
-            )
-        elif kind != "http.response.body":
-            raise RuntimeError(f"Expected ASGI message 'http.response.body', but got {kind!r}.")
-        elif message.get("more_body", False):
-            self.transport.write(self._framed(message.get("body", b"")))
-        else:
-            self.transport.write(self._last(message.get("body", b"")))
-            self._end()
+        if self.extra and message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *self.extra]}
+        await super().send(message)
 
     def begin(self, status: int, headers: Headers, body: bytes) -> None:
-        """The answer's head and the first of its body; names are in lower case, and neither
-        names nor values have what HTTP forbids."""
+        """The answer's head and the first of its body, to a POST. Names are in lower case, neither
+        names nor values have what HTTP forbids, and how the body is framed is said here alone."""
         if not self.disconnected:
             self._write_now(self._head(status, headers) + self._framed(body))
 
@@ -196,62 +147,35 @@ class Cycle(Watched, RequestResponseCycle):
     def _head(self, status: int, headers: Headers) -> bytes:
         self.response_started = True
         self.waiting_for_100_continue = False
-        if self.access_log:
-            self._log_access(status)
-        closes = False
+        chunked = status not in (204, 304)
         lines = [STATUS_LINE[status]]
-        for given, value in (*self.default_headers, *headers, *self.extra):
-            name = given.lower()
+        for name, value in (*self.default_headers, *headers, *self.extra):
             if name == b"content-length":
-                if self.chunked_encoding is None:
-                    self.expected_content_length = int(value)
-                    self.chunked_encoding = False
-            elif name == b"transfer-encoding":
-                if value.lower() == b"chunked":
-                    self.expected_content_length = 0
-                    self.chunked_encoding = True
-            elif name == b"connection" and _says_close(value):
-                self.keep_alive = False
-                closes = True
+                self.expected_content_length, chunked = int(value), False
             lines += (name, b": ", value, b"\r\n")
-        if not self.keep_alive and not closes:
-            lines.append(b"connection: close\r\n")
-        if (
-            self.chunked_encoding is None
-            and status not in (204, 304)
-            and self.scope["method"] != "HEAD"
-        ):
-            self.chunked_encoding = True
+        self.chunked_encoding = chunked
+        if chunked:
             lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         return b"".join(lines)
 
-    def _log_access(self, status: int) -> None:
-        self.access_logger.info(
-            '%s - "%s %s HTTP/%s" %d', get_client_addr(self.scope), self.scope["method"],
-            get_path_with_query_string(self.scope), self.scope["http_version"], status,
-        )  # fmt: skip
-
     def _framed(self, body: bytes) -> bytes:
-        if self.scope["method"] == "HEAD":
-            self.expected_content_length = 0
-            return b""
         if self.chunked_encoding:
             return b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-        if len(body) > self.expected_content_length:
-            raise RuntimeError("Response content longer than Content-Length")
         self.expected_content_length -= len(body)
+        if self.expected_content_length < 0:
+            raise RuntimeError("an answer is longer than its head says")
         return body
 
     def _last(self, body: bytes) -> bytes:
         framed = self._framed(body)
-        if self.chunked_encoding and self.scope["method"] != "HEAD":
-            framed += b"0\r\n\r\n"
-        return framed
+        return framed + b"0\r\n\r\n" if self.chunked_encoding else framed
 
     def _end(self) -> None:
         if self.expected_content_length != 0:
-            raise RuntimeError("Response content shorter than Content-Length")
+            raise RuntimeError("an answer is shorter than its head says")
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
@@ -261,7 +185,3 @@ class Cycle(Watched, RequestResponseCycle):
 
 def _nothing() -> None:
     return
-
-
-def _says_close(connection: bytes) -> bool:
-    return b"close" in [token.lower().strip() for token in connection.split(b",")]
