@@ -16,11 +16,12 @@ WORKDIR /source
 
 # --- what the environment needs: a layer that changes with pyproject.toml only -------------------
 FROM python AS dependencies
-COPY pyproject.toml constraints.txt deploy/images/requirements.py ./
+COPY pyproject.toml constraints.txt deploy/images/requirements.py deploy/images/trim.py ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 requirements.py tracing s3 > requirements.txt \
     && python3 -m venv --without-pip /opt/quarterdeck \
-    && pip --python /opt/quarterdeck install -c constraints.txt -r requirements.txt
+    && pip --python /opt/quarterdeck install -c constraints.txt -r requirements.txt \
+    && python3 trim.py /opt/quarterdeck/lib/python3.11/site-packages
 
 # --- Quarterdeck's wheel -------------------------------------------------------------------------
 FROM python AS wheel

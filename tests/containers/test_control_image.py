@@ -76,6 +76,39 @@ def test_it_has_neither_torch_nor_ray_and_says_so(docker: Docker, image: str) ->
     assert "lacks ray" in refused.stderr
 
 
+KUBERNETES = """
+from kubernetes import client
+from quarterdeck.cluster.kubernetes_client import Kubernetes, connect
+from quarterdeck.cluster.provider import ProviderError
+for call in (connect, lambda: Kubernetes(client.Configuration("http://127.0.0.1:9")).get("/api")):
+    try:
+        call()
+    except ProviderError as error:
+        print(error.reason)
+"""
+S3 = """
+from quarterdeck.artifacts import ArtifactStore
+options = {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s",
+           "config_kwargs": {"retries": {"max_attempts": 0}}}
+try:
+    ArtifactStore("s3://bucket/x", options).read_bytes("logs/1")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        pytest.param(KUBERNETES, "NoCredentials\nKubernetesUnreachable", id="kubernetes"),
+        pytest.param(S3, "Could not connect to the endpoint", id="s3"),
+    ],
+)
+def test_what_was_trimmed_is_not_missed(docker: Docker, image: str, code: str, said: str) -> None:
+    run = ["run", "--rm", "--network", "none", *CONFINED, "--entrypoint", "python", image]
+    assert said in docker(*run, "-c", code)
+
+
 def test_postgresqls_programs_run(docker: Docker, image: str) -> None:
     for tool in ("pg_dump", "pg_restore"):
         run = ["run", "--rm", *CONFINED, "--entrypoint", tool, image]

@@ -123,7 +123,10 @@ class Controller:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            # A signal may reach another thread (after SIGCONT it does), and Python hears it only
+            # when the main one turns.
+            while thread.is_alive():
+                thread.join(1.0)
 
 
 def _repeat(

@@ -16,6 +16,7 @@ import quarterdeck
 ROOT = Path(__file__).resolve().parents[3]
 IMAGES = ROOT / "deploy" / "images"
 IGNORE = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+SERVICES = ("s3", "signin", "sso", "sso-oidc", "sts")
 each = pytest.mark.parametrize("image", ["control", "worker"])
 
 
@@ -128,6 +129,42 @@ def test_an_unknown_extra_is_refused_by_name() -> None:
     refused = program(IMAGES / "requirements.py", "tracing", "everything")
     assert refused.returncode == 1
     assert "no extra everything; there are workers" in refused.stderr
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """The part of an environment that trim.py looks at."""
+    for name in (
+        "kubernetes/aio/api.py", "kubernetes/client/api_client.py", "kubernetes/client/api/pods.py",
+        "kubernetes/client/models/__init__.py", "kubernetes/client/models/v1_pod.py",
+        "kubernetes/client/models/__pycache__/__init__.cpython-311.pyc",
+        "kubernetes/client/models/__pycache__/v1_pod.cpython-311.pyc",
+        "botocore/data/endpoints.json", "botocore/data/ec2/service.json",
+        *(f"botocore/data/{service}/service.json" for service in SERVICES),
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_what_nobody_imports_goes(site: Path) -> None:
+    assert program(IMAGES / "trim.py", str(site)).returncode == 0
+    left = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file()}
+    assert left == {
+        "kubernetes/client/api_client.py",
+        "kubernetes/client/models/__init__.py",
+        "kubernetes/client/models/__pycache__/__init__.cpython-311.pyc",
+        "botocore/data/endpoints.json",
+        *(f"botocore/data/{service}/service.json" for service in SERVICES),
+    }  # fmt: skip
+
+
+def test_a_package_that_has_changed_is_told(site: Path) -> None:
+    (site / "botocore" / "data" / "sts" / "service.json").unlink()
+    (site / "botocore" / "data" / "sts").rmdir()
+    refused = program(IMAGES / "trim.py", str(site))
+    assert refused.returncode == 1 and "data/sts is not there" in refused.stderr
+    assert (site / "kubernetes" / "aio").exists()
 
 
 def test_without_docker_the_remedy_is_said(tmp_path: Path) -> None:
