@@ -220,6 +220,21 @@ def test_a_stream_that_breaks_off_ends_with_an_error_event(
         stream.close()
 
 
+def test_bytes_that_make_no_event_are_no_sign_of_life(
+    api: Any, gateways: Any, scripted: Any, kit: Any
+) -> None:
+    drops = [each for _ in range(60) for each in (kit.chunk(b"x"), 0.1)]
+    replica = scripted("run-1", lambda n: [*streamed(kit, kit.text_event("a")), *drops])
+    api.publish(kit.route("chat", replica.endpoint()))
+    gateway = gateways(between_timeout=1.0)
+    gateway.wait_for("chat")
+    began = time.monotonic()
+    with gateway.client() as client:
+        answer = client.post("/v1/completions", json=STREAM)
+    assert b"stream_broken" in answer.content
+    assert 0.9 < time.monotonic() - began < 4
+
+
 def test_an_error_event_of_the_engine_is_not_doubled(
     api: Any, gateways: Any, scripted: Any, kit: Any
 ) -> None:
@@ -346,61 +361,3 @@ def test_an_answer_without_a_length_ends_with_its_connection(
     with gateway.client() as client:
         assert client.post("/v1/completions", json=BODY).json() == {"ok": True}
     closing.join()
-
-
-def test_a_client_that_reads_slowly_gets_all_of_a_long_stream(
-    api: Any, gateways: Any, scripted: Any, kit: Any
-) -> None:
-    """Its replica waits meanwhile, and the connection to it is good for the next request."""
-    events = b"".join(kit.text_event(f"{n} " + "x" * 1000) for n in range(12_000)) + DONE
-
-    def script(n: int) -> Any:
-        yield kit.STREAM_HEAD
-        for start in range(0, len(events), 50_000):
-            yield kit.chunk(events[start : start + 50_000])
-        yield kit.chunk(b"")
-
-    replica = scripted("run-1", script)
-    api.publish(kit.route("chat", replica.endpoint()))
-    gateway = gateways()
-    gateway.wait_for("chat")
-    body = json.dumps(STREAM).encode()
-    head = f"POST /v1/completions HTTP/1.0\r\nauthorization: Bearer {kit.USER_KEY}\r\n"
-    for _ in range(2):
-        with socket.socket() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-            client.settimeout(30)
-            client.connect(("127.0.0.1", gateway.port))
-            client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-            received = bytearray(client.recv(100))
-            time.sleep(0.5)  # everything between the two is full
-            while piece := client.recv(2**20):
-                received += piece
-        answer, got = bytes(received), b""
-        rest = answer[answer.index(b"\r\n\r\n") + 4 :]
-        while (size := int(rest[: rest.index(b"\r\n")], 16)) > 0:
-            start = rest.index(b"\r\n") + 2
-            got, rest = got + rest[start : start + size], rest[start + size + 2 :]
-        assert got == events
-
-
-def test_pipelined_requests_are_answered_in_order_and_left_together(
-    api: Any, gateways: Any, scripted: Any, kit: Any
-) -> None:
-    replica = scripted("run-1", lambda n: [kit.HANG] if n == 2 else [kit.whole(b"%d" % n)])
-    api.publish(kit.route("chat", replica.endpoint()))
-    gateway = gateways()
-    gateway.wait_for("chat")
-    body = json.dumps(BODY).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {kit.USER_KEY}\r\n"
-    one = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as client:
-        client.sendall(one * 4)
-        received = b""
-        while received.count(b"HTTP/1.1 200") < 2 or not received.endswith(b"1"):
-            received += client.recv(65536)
-        assert received.index(b"\r\n\r\n0") < received.index(b"\r\n\r\n1")
-        kit.wait_until(lambda: len(replica.requests) == 3, "the third was not asked")
-    kit.wait_until(lambda: replica.left == 1, "the third goes on for nobody")
-    time.sleep(0.2)
-    assert len(replica.requests) == 3, "the fourth was asked for nobody"

@@ -162,6 +162,7 @@ def test_answers_of_a_model_are_never_retried() -> None:
 
 def test_a_request_that_may_be_at_fault_itself_meets_two_replicas_at_most() -> None:
     budget = RetryBudget()
-    assert budget.allows(attempt=1, active=100, retrying=0, status=500)
-    assert not budget.allows(attempt=2, active=100, retrying=0, status=500)
-    assert budget.allows(attempt=2, active=100, retrying=0, status=503)
+    assert budget.allows(attempt=1, active=100, retrying=0, blamed=1)
+    assert not budget.allows(attempt=2, active=100, retrying=0, blamed=2)
+    # A replica that was not there says nothing of the request: it is asked of two others.
+    assert budget.allows(attempt=2, active=100, retrying=0, blamed=1)
