@@ -18,7 +18,7 @@ from quarterdeck.gateway.route_request import route_request
 from quarterdeck.gateway.settings import GatewaySettings
 from quarterdeck.gateway.upstream import Upstream
 from quarterdeck.routing.replicas import Refusal, ReplicaView, RouteRequest
-from quarterdeck.routing.retries import RetryBudget
+from quarterdeck.routing.retries import ONCE, RetryBudget
 from quarterdeck.routing.traffic import of_revision
 from quarterdeck.specs.gateway_snapshot import ServiceRoute
 
@@ -47,6 +47,7 @@ class Proxy:
         record, fleet = call.record, self._fleet
         request = route_request(route.routing, call.headers, call.asked)
         failure: Failure | None = None
+        blamed = 0
         fleet.active += 1
         try:
             while True:
@@ -63,10 +64,11 @@ class Proxy:
                 if isinstance(result, int):
                     return result
                 failure = result
+                blamed += failure.status in ONCE
                 request = replace(request, tried=request.tried | {replica.run_id})
                 if not self._budget.allows(
                     attempt=len(request.tried), active=fleet.active, retrying=fleet.retrying,
-                    status=failure.status,
+                    blamed=blamed,
                 ):  # fmt: skip
                     return await self._give_up(route, failure, None, send)
         finally:

@@ -15,11 +15,11 @@ class RetryBudget:
     minimum: int = 3
     attempts: int = 3
 
-    def allows(self, *, attempt: int, active: int, retrying: int, status: int = 0) -> bool:
+    def allows(self, *, attempt: int, active: int, retrying: int, blamed: int = 0) -> bool:
         """Whether a request that failed its `attempt`-th try (from 1) may be sent again, while
-        `active` requests are under way and `retrying` of them are on a further try; `status` is
-        what the replica answered, 0 for nothing."""
-        if attempt >= (2 if status in ONCE else self.attempts):
+        `active` requests are under way and `retrying` of them are on a further try; `blamed` of
+        its tries ended with one of `ONCE`."""
+        if attempt >= self.attempts or blamed > 1:
             return False
         return retrying < max(self.minimum, int(self.share * active))
 
