@@ -73,8 +73,8 @@ class Images:
             "root:x:0:0:root:/root:/bin/sh\npostgres:x:999:999::/:/bin/sh\n"
             "quarterdeck:x:10001:10001::/var/lib/quarterdeck:/bin/sh\n"
         )
-        # Python may lie below a home that is private on this machine.
-        for parent in BASE.parents:
+        # Python and its environment may lie below a home that is private on this machine.
+        for parent in (*BASE.parents, *Path(sys.prefix).parents):
             if parent != Path("/") and not str(parent).startswith("/usr"):
                 folder = root / parent.relative_to("/")
                 folder.mkdir(parents=True, exist_ok=True)

@@ -165,7 +165,7 @@ def ended(client: Client, job: str, seconds: float = 180) -> str:
 def test_from_installation_to_removal(helm: Helm, prepared: Cluster) -> None:
     notes = helm.apply("v1")
     assert "kubectl get secret quarterdeck -n ml" in notes
-    helm("test", "--timeout", "3m", "--logs")
+    helm("test", "--timeout", "3m")
 
     api, gateway = address(prepared, "api", 8080), address(prepared, "gateway", 8081)
     with Client(api, ADMIN_KEY, retry_seconds=30) as client:

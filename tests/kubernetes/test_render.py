@@ -491,6 +491,22 @@ def test_the_pools_file_is_what_the_controller_reads(everything: list[Object]) -
     assert [one["key"] for one in big["tolerations"]][-1] == "gpu" and len(big["tolerations"]) == 3
 
 
+def test_of_static_machines_one_is_the_head(everything: list[Object]) -> None:
+    table = {
+        one["metadata"]["name"]: (
+            one["spec"]["replicas"],
+            {"--url", "--join", "--only-join"}
+            & set(one["spec"]["template"]["spec"]["containers"][0]["args"]),
+        )
+        for one in of_kind(everything, "Deployment")
+        if component_of(one["metadata"]["labels"]) == "workers"
+    }
+    assert table == {
+        "qd-quarterdeck-workers-head": (1, {"--url"}),
+        "qd-quarterdeck-workers": (2, {"--join", "--only-join"}),
+    }
+
+
 def test_changed_pools_restart_the_controller(chart: Chart) -> None:
     def annotations(most: int) -> dict[str, str]:
         pools = [{"name": "a", "groups": [{"name": "b", "slots": 1, "maxReplicas": most}]}]
