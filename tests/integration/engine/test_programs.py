@@ -85,10 +85,10 @@ def test_one_that_hangs_or_answers_wrongly_is_unhealthy_until_it_answers_again(
     replica.endpoint()
     (tmp_path / trouble).touch()
     replica.wait_for(lambda: not replica.of("endpoint")[-1]["healthy"])
-    assert "3 probes in a row failed" in replica.of("phase")[-1]["message"]
+    replica.wait_for(lambda: "3 probes in a row failed" in replica.of("phase")[-1]["message"])
     (tmp_path / trouble).unlink()
     replica.wait_for(lambda: replica.of("endpoint")[-1]["healthy"])
-    assert replica.of("phase")[-1]["message"].startswith("serving on")
+    replica.wait_for(lambda: replica.of("phase")[-1]["message"].startswith("serving on"))
 
 
 def test_one_that_stops_is_unhealthy_and_one_that_works_hard_is_not(

@@ -6,6 +6,7 @@ Run as `overlap_rank.py RANK RENDEZVOUS-FILE`; prints one JSON object.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -145,8 +146,10 @@ def main(rank: int, file: str) -> None:
     record_collectives()
     for group in groups:
         result["order"][str(group.sequence)] = order(LLAMA, group)
-    print(json.dumps(result))
+    print(json.dumps(result), flush=True)
     dist.destroy_process_group()
+    # torch may abort a process at its end while something still holds the group.
+    os._exit(0)
 
 
 if __name__ == "__main__":
