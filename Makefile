@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Tests that no other test disturbs, two at a time; all others have the machine for themselves.
 TOGETHER := tests/unit $(addprefix tests/integration/,api artifacts client controller planner store)
+# What fails once and passes then is named as RERUN: mend it.
+TWICE := --reruns 1 -raR
 PATHS := platform workers tests benchmarks tools deploy
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE := 1
@@ -27,8 +29,8 @@ run: install  ## install, then the whole way: train in 3D, kill, resume, serve, 
 test: install  ## everything this machine can run
 	@$(BIN)/python tools/preflight.py
 	@$(MAKE) --no-print-directory lint types imports
-	@$(BIN)/python -m pytest -n 2 $(TOGETHER)
-	@$(BIN)/python -m pytest tests $(TOGETHER:%=--ignore=%)
+	@$(BIN)/python -m pytest $(TWICE) -n 2 $(TOGETHER)
+	@$(BIN)/python -m pytest $(TWICE) tests $(TOGETHER:%=--ignore=%)
 
 check: install lint types imports pure  ## lint, types, import rules, pure rooms (under a minute)
 
