@@ -142,9 +142,8 @@ def test_a_port_is_reached_and_bytes_come_through_intact(
     finally:
         forward.terminate()
         forward.communicate(timeout=30)
-    (printed,) = {
-        line.line.split()[0] for line in client.jobs.logs("talker", rank=0) if "blob" in line.line
-    }
+    lines = [line.line for line in client.jobs.logs("talker", rank=0)]
+    (printed,) = {line.split()[0] for line in lines if line.endswith("  blob")}
     assert digests == {printed}
 
 
