@@ -188,10 +188,9 @@ class Inference:
             left = call.until - self._clock()
             room, waited = await self._admission.enter(route, record.priority, left)
             record.waited += waited
-            # Its replicas may be others than when it began to wait.
-            route = self._newest(route)
         try:
-            return await self._proxy.serve(route, call, send)
+            # Its replicas may be others than when the request arrived, or its chain began.
+            return await self._proxy.serve(self._newest(route), call, send)
         finally:
             self._admission.leave(room)
 

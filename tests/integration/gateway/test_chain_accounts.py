@@ -192,3 +192,27 @@ def test_a_client_that_leaves_ends_the_step_under_way(ship: Any, kit: Any) -> No
         client.post("/v1/chat/completions", json=ship.ASKED)
     kit.wait_until(lambda: ship.replicas["guard"].left == 1, "the guard goes on for nobody")
     assert ship.asked("chat") == []
+
+
+def test_a_later_step_goes_to_the_replicas_of_then(
+    ship: Any, kit: Any, api: Any, scripted: Any
+) -> None:
+    let = threading.Event()
+
+    def held() -> Iterator[Any]:
+        while not let.is_set():
+            yield 0.02
+        yield kit.whole(ship.chat_answer("safe"))
+
+    ship.says["guard"] = held
+    ship.sail(ship.GUARD, ship.MODEL)
+    other = scripted("run-other", lambda _: [kit.whole(ship.chat_answer("other"))])
+    guard = kit.route("guard", ship.replicas["guard"].endpoint())
+    support = kit.route("support", chain=[ship.GUARD, ship.MODEL])
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ship.ask)
+        kit.wait_until(lambda: len(ship.asked("guard")) == 1, "not there")
+        api.publish(guard, kit.route("chat", other.endpoint()), support)
+        ship.gateway.wait_for("chat", "guard", "support")  # no retriever any more
+        let.set()
+        assert asked.result(30).headers["x-quarterdeck-replica"] == "run-other"
