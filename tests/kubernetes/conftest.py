@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kubernetes.chart import Chart
+from tests.kubernetes.chart import Chart, Object, read_all
+from tests.kubernetes.renders import EVERYTHING, TRIAL
 from tests.kubernetes.server import Server
 
 
@@ -55,3 +56,17 @@ def server(kubernetes: Path) -> Iterator[Server]:
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def everything(chart: Chart) -> list[Object]:
+    """With every option that does not exclude another."""
+    return chart.objects(EVERYTHING)
+
+
+@pytest.fixture(scope="session")
+def trial(chart: Chart) -> list[Object]:
+    """The included database and a volume for artifacts."""
+    done = chart.template(TRIAL)
+    assert done.returncode == 0, done.stderr
+    return read_all(done.stdout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -11,18 +10,13 @@ from typing import Any
 import pytest
 
 import quarterdeck
-from quarterdeck.api.monitoring import Monitoring
-from quarterdeck.controller.health import Health
-from quarterdeck.gateway.metrics import GatewayMetrics
 from quarterdeck.specs.pools import PoolsFile
 from tests.kubernetes.chart import (
     CHART,
     EXAMPLES,
-    LEAST,
     ROOT,
     Chart,
     Object,
-    Pod,
     component_of,
     named,
     of_kind,
@@ -30,52 +24,9 @@ from tests.kubernetes.chart import (
     pools_of,
     read_all,
 )
+from tests.kubernetes.renders import TRIAL
 
 IDS = [file.stem for file in EXAMPLES]
-EVERYTHING = {
-    **LEAST,
-    "workers.enabled": True,
-    "workers.replicas": 3,
-    "api.autoscaling.enabled": True,
-    "gateway.autoscaling.enabled": True,
-    "ingress.enabled": True,
-    "rbac.nodes": True,
-    "artifacts.existingSecret": "artifacts",
-    "tracing.endpoint": "http://collector:4318",
-    "tracing.existingSecret": "tracing",
-    "monitoring.serviceMonitor.enabled": True,
-    "monitoring.podMonitor.enabled": True,
-    "monitoring.prometheusRule.enabled": True,
-    "monitoring.dashboards.enabled": True,
-    "pools": [{"name": "gpu", "groups": [
-        {"name": "big", "accelerator": "H100", "slots": 8, "maxReplicas": 2, "spot": True,
-         "idleAfter": "10m", "memory": "512GiB", "labels": {"rack": "a"},
-         "tolerations": [{"key": "gpu", "operator": "Exists"}]},
-        {"name": "small", "slots": 4, "minReplicas": 1, "maxReplicas": 3},
-    ]}],
-}  # fmt: skip
-TRIAL = {
-    "image.registry": "localhost",
-    "keys.existingSecret": "keys",
-    "postgresql.enabled": True,
-    "postgresql.existingSecret": "password",
-    "artifacts.persistence.enabled": True,
-    "workers.enabled": True,
-}
-
-
-@pytest.fixture(scope="module")
-def everything(chart: Chart) -> list[Object]:
-    """With every option that does not exclude another."""
-    return chart.objects(EVERYTHING)
-
-
-@pytest.fixture(scope="module")
-def trial(chart: Chart) -> list[Object]:
-    """The included database and a volume for artifacts."""
-    done = chart.template(TRIAL)
-    assert done.returncode == 0, done.stderr
-    return read_all(done.stdout)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=IDS)
@@ -94,142 +45,6 @@ def test_examples_are_the_four_that_are_written_of() -> None:
 
 
 # --- pods ----------------------------------------------------------------------------------------
-
-
-def every_pod(*renders: list[Object]) -> list[Pod]:
-    return [pod for objects in renders for pod in pods(objects)]
-
-
-def test_every_pod_is_confined(everything: list[Object], trial: list[Object]) -> None:
-    seen = set()
-    for pod in every_pod(everything, trial):
-        seen.add(pod.component)
-        security, spec = pod.spec["securityContext"], pod.spec
-        user = 999 if pod.component == "postgresql" else 10001
-        assert [security[f] for f in ("runAsUser", "runAsGroup", "fsGroup")] == [user] * 3, pod
-        assert security["runAsNonRoot"] is True
-        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert spec["enableServiceLinks"] is False
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
-        assert not [volume for volume in spec["volumes"] if "hostPath" in volume]
-        for container in pod.containers:
-            assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            }, pod.owner
-            assert container["resources"]["requests"].keys() >= {"cpu", "memory"}, pod.owner
-            mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
-            assert "/tmp" in mounted
-            assert pod.component == "postgresql" or "/var/lib/quarterdeck" in mounted
-            variables = {one["name"]: one.get("value") for one in container.get("env", ())}
-            # The volume is root's, the home must be the process's own.
-            assert variables.get("QUARTERDECK_HOME") in (None, "/var/lib/quarterdeck/home")
-    assert seen == {
-        "api", "controller", "gateway", "migration", "workers", "pools", "postgresql", "tests",
-    }  # fmt: skip
-
-
-def test_only_the_controller_talks_to_kubernetes_and_only_with_pools(
-    everything: list[Object], trial: list[Object]
-) -> None:
-    def talking(objects: list[Object]) -> set[str]:
-        return {p.component for p in pods(objects) if p.spec["automountServiceAccountToken"]}
-
-    assert talking(everything) == {"controller"}
-    assert talking(trial) == set()
-    assert not of_kind(trial, "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
-    accounts = of_kind(everything, "ServiceAccount")
-    assert {component_of(one["metadata"]["labels"]) for one in accounts} == {
-        "api", "controller", "gateway", "migration", "workers", "pools", "tests",
-    }  # fmt: skip
-    assert not any(one["automountServiceAccountToken"] for one in accounts)
-    used = {pod.component: pod.spec["serviceAccountName"] for pod in pods(everything)}
-    assert len(set(used.values())) == len(used), "components share a service account"
-    assert set(used.values()) == {one["metadata"]["name"] for one in accounts}
-
-
-def secrets_of(pod: Pod) -> set[str]:
-    """`secret/entry` of all that a pod can read."""
-    mounted = {
-        f"{volume['secret']['secretName']}/{item['key']}"
-        for volume in pod.spec["volumes"]
-        if "secret" in volume
-        for item in volume["secret"]["items"]
-    }
-    variables = {
-        f"{ref['name']}/{ref['key']}"
-        for container in pod.containers
-        for variable in container.get("env", ())
-        if (ref := variable.get("valueFrom", {}).get("secretKeyRef"))
-    }
-    return mounted | variables
-
-
-OPENS = {"database/database-url", "artifacts/artifacts-options"}
-ALL_KEYS = {"keys/master-key", "keys/admin-key", "keys/agent-key"}
-
-
-def test_pods_see_the_entries_of_secrets_that_they_need(
-    everything: list[Object], trial: list[Object]
-) -> None:
-    def table(objects: list[Object]) -> dict[str, set[str]]:
-        return {pod.component: secrets_of(pod) for pod in pods(objects)}
-
-    assert table(everything) == {
-        "api": OPENS | ALL_KEYS,
-        "controller": OPENS,
-        "gateway": {"keys/agent-key", "tracing/otlp-headers"},
-        "migration": OPENS,
-        "workers": {"keys/agent-key"},
-        "pools": {"keys/agent-key", "keys/ray-token"},
-        "tests": {"keys/admin-key"},
-    }
-    password = {"password/postgresql-password"}
-    assert table(trial) == {
-        "api": password | ALL_KEYS,
-        "controller": password,
-        "gateway": {"keys/agent-key"},
-        "migration": password,
-        "postgresql": password,
-        "workers": {"keys/agent-key"},
-        "tests": {"keys/admin-key"},
-    }
-
-
-def test_secrets_are_readable_by_owner_and_group_alone(
-    everything: list[Object], trial: list[Object]
-) -> None:
-    modes = {
-        volume["secret"]["defaultMode"]
-        for pod in every_pod(everything, trial)
-        for volume in pod.spec["volumes"]
-        if "secret" in volume
-    }
-    assert modes == {0o440}, "as YAML 1.2 reads it, which knows no 0440"
-
-
-def test_probes_are_on(everything: list[Object], trial: list[Object]) -> None:
-    three = {"startupProbe", "readinessProbe", "livenessProbe"}
-    for pod in every_pod(everything, trial):
-        if pod.component in ("migration", "tests"):
-            continue
-        probes = {name for name in pod.spec["containers"][0] if name.endswith("Probe")}
-        # An agent must outlive an api that is away; KubeRay would fill an empty place with its own.
-        wanted = {"workers": {"readinessProbe"}, "pools": {"readinessProbe", "livenessProbe"}}
-        assert probes == wanted.get(pod.component, three), pod.owner
-
-
-def test_times_of_probes_can_be_changed(chart: Chart) -> None:
-    objects = chart.objects({"api.probes": {"startup": {"failureThreshold": 9}}})
-    container = named(objects, "Deployment", "qd-quarterdeck-api")["spec"]["template"]["spec"][
-        "containers"
-    ][0]
-    assert container["startupProbe"]["failureThreshold"] == 9
-    assert container["startupProbe"]["periodSeconds"] == 2
-
-
-# --- images --------------------------------------------------------------------------------------
 
 
 def test_images_come_from_the_registry_that_is_named(everything: list[Object]) -> None:
@@ -382,76 +197,6 @@ def test_selectors_find_their_own_pods_alone(everything: list[Object]) -> None:
 # --- network policies ----------------------------------------------------------------------------
 
 
-def peers(rule: Object, direction: str) -> set[str]:
-    """`component:port` of a rule; * for anybody and any port."""
-    who = [
-        component_of(peer["podSelector"]["matchLabels"]) if "podSelector" in peer else str(peer)
-        for peer in rule.get(direction, ())
-    ] or ["*"]
-    ports = [str(port["port"]) for port in rule.get("ports", ())] or ["*"]
-    return {f"{one}:{port}" for one in who for port in ports}
-
-
-def network(objects: list[Object]) -> dict[str, tuple[set[str], set[str]]]:
-    table = {}
-    for policy in of_kind(objects, "NetworkPolicy"):
-        spec = policy["spec"]
-        assert spec["policyTypes"] == ["Ingress", "Egress"]
-        into = [peers(rule, "from") for rule in spec.get("ingress", ())]
-        out = [peers(rule, "to") for rule in spec.get("egress", ())]
-        table[policy["metadata"]["name"].removeprefix("qd-quarterdeck-")] = (
-            set().union(*into), set().union(*out),
-        )  # fmt: skip
-    return table
-
-
-def test_network_policies(everything: list[Object], trial: list[Object]) -> None:
-    stores = {"*:5432", "*:443"}
-    machines = ({"workers:*", "gateway:*"}, {"workers:*", "api:8080", "*:443"})
-    assert network(everything) == {
-        "default-deny": (set(), {"*:53"}),
-        "api": ({"*:8080"}, stores),
-        "controller": ({"*:8082"}, {*stores, "*:6443"}),
-        "gateway": ({"*:8081"}, {"api:8080", "workers:*", "pools:*", "*:4318"}),
-        "migration": (set(), {"*:5432"}),
-        "tests": (set(), {"api:8080", "gateway:8081"}),
-        "workers-static": machines,
-        "pools-gpu": tuple({one.replace("workers", "pools") for one in side} for side in machines),
-    }
-    table = network(trial)
-    assert table["postgresql"] == ({f"{c}:5432" for c in ("api", "controller", "migration")}, set())
-    assert table["api"] == ({"*:8080"}, {"postgresql:5432"})
-    assert table["workers-static"][1] == {"workers:*", "api:8080"}
-    deny = named(everything, "NetworkPolicy", "qd-quarterdeck-default-deny")["spec"]
-    for pod in pods(everything):
-        labels = pod.template["metadata"]["labels"]
-        assert deny["podSelector"]["matchLabels"].items() <= labels.items(), pod.owner
-
-
-def test_clients_can_be_named(chart: Chart) -> None:
-    outside = {"namespaceSelector": {"matchLabels": {"a": "b"}}}
-    prometheus = {"namespaceSelector": {"matchLabels": {"c": "d"}}}
-    objects = chart.objects(
-        {"networkPolicies.clients": [outside], "networkPolicies.metrics": [prometheus]}
-    )
-    table = network(objects)
-    theirs = {f"{outside}:8080", f"{prometheus}:8080"}
-    assert table["api"][0] == theirs | {
-        f"{c}:8080" for c in ("gateway", "tests", "workers", "pools")
-    }
-    assert table["controller"][0] == {f"{prometheus}:8082"}
-
-
-def test_a_cluster_of_machines_is_closed_to_other_clusters(everything: list[Object]) -> None:
-    policy = named(everything, "NetworkPolicy", "qd-quarterdeck-pools-gpu")["spec"]
-    own = policy["podSelector"]["matchLabels"]
-    assert own["quarterdeck.io/cluster"] == "gpu"
-    assert policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"] == own
-
-
-# --- pools ---------------------------------------------------------------------------------------
-
-
 def test_the_pools_file_is_what_the_controller_reads(everything: list[Object]) -> None:
     (pool,) = pools_of(everything)
     groups: list[dict[str, Any]] = pool["groups"]
@@ -520,56 +265,3 @@ def test_changed_pools_restart_the_controller(chart: Chart) -> None:
 
 
 # --- monitoring ----------------------------------------------------------------------------------
-
-
-def known_metrics() -> set[str]:
-    """Names of series that processes have."""
-    found = set()
-    for registry in (Monitoring().registry, GatewayMetrics().registry, Health().registry):
-        for metric in registry.collect():
-            suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
-            found |= {metric.name + end for end in suffixes.get(metric.type, [""])}
-    return found
-
-
-def test_rules_and_dashboards_ask_for_metrics_that_exist(everything: list[Object]) -> None:
-    rules = of_kind(everything, "PrometheusRule")[0]["spec"]["groups"][0]["rules"]
-    expressions = [rule["expr"] for rule in rules]
-    boards = [
-        json.loads(text)
-        for one in of_kind(everything, "ConfigMap")
-        for name, text in one["data"].items()
-        if name.endswith(".json")
-    ]
-    assert len(boards) == 2 and len(rules) >= 8
-    for board in boards:
-        targets = [target for panel in board["panels"] for target in panel["targets"]]
-        expressions += [target["expr"] for target in targets]
-    asked = {name for text in expressions for name in re.findall(r"quarterdeck_\w+", text)}
-    assert asked <= known_metrics()
-    assert len(asked) > 15
-
-
-def test_monitors_find_the_ports(everything: list[Object]) -> None:
-    for monitor in of_kind(everything, "ServiceMonitor"):
-        wanted = monitor["spec"]["selector"]["matchLabels"].items()
-        (service,) = [
-            one
-            for one in of_kind(everything, "Service")
-            if wanted <= one["metadata"]["labels"].items()
-        ]
-        ports = {port["name"] for port in service["spec"]["ports"]}
-        assert {end["port"] for end in monitor["spec"]["endpoints"]} <= ports
-    (monitor,) = of_kind(everything, "PodMonitor")
-    (pod,) = [one for one in pods(everything) if one.component == "controller"]
-    ports = {port["name"] for port in pod.spec["containers"][0]["ports"]}
-    assert {end["port"] for end in monitor["spec"]["podMetricsEndpoints"]} <= ports
-
-
-def test_one_origin_behind_an_ingress(everything: list[Object]) -> None:
-    (ingress,) = of_kind(everything, "Ingress")
-    paths = {
-        path["path"]: path["backend"]["service"]["name"]
-        for path in ingress["spec"]["rules"][0]["http"]["paths"]
-    }
-    assert paths == {"/v1": "qd-quarterdeck-gateway", "/": "qd-quarterdeck-api"}
