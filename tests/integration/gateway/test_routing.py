@@ -109,6 +109,19 @@ def test_a_replica_that_answers_500_is_ejected_and_counted(
     )
 
 
+def test_one_that_had_no_room_does_not_use_up_the_second_try_after_a_500(
+    api: Any, gateways: Any, scripted: Any, kit: Any
+) -> None:
+    full = scripted("full", lambda n: [kit.whole(b"{}", "429 Too Many Requests")])
+    sick = scripted("sick", lambda n: [kit.whole(b"{}", "500 Internal Server Error")])
+    well = scripted("well", lambda n: [kit.whole(b"{}")])
+    gateway, _ = serve(api, kit, gateways, [full, sick, well], "round_robin")
+    with gateway.client() as client:
+        statuses = [client.post("/v1/completions", json=BODY).status_code for _ in range(12)]
+    assert statuses == [200] * 12
+    assert full.requests and sick.requests
+
+
 def test_an_adapter_is_what_the_engine_is_asked_for(
     api: Any, gateways: Any, scripted: Any, kit: Any
 ) -> None:
