@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal as signals
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from quarterdeck.processes.surroundings import fail, failures, own_home, tell
 
 if TYPE_CHECKING:
     from quarterdeck.processes.home import Home
@@ -71,11 +72,11 @@ def kill(
     found = chosen(targets(home), kind, job=owner, rank=rank)
     if not found:
         of = f" of {owner}" if owner else ""
-        _fail(f"no {kind}{of} runs here now: see `quarterdeck chaos list`")
+        fail(f"no {kind}{of} runs here now: see `quarterdeck chaos list`")
     if len(found) > 1:
         names = ", ".join(f"{target.words} (pid {target.pids})" for target in found)
         if (owner is None or kind == "rank") and kind in ("rank", "ranks", "supervisor", "host"):
-            _fail(f"{len(found)} would do: {names}: say which with --job and --rank")
+            fail(f"{len(found)} would do: {names}: say which with --job and --rank")
     target = found[0]
     held = f" for {duration}" if seconds is not None else ""
     _confirm(f"SIG{name} to {target.words} (pid {target.pids}){held}?", yes)
@@ -84,7 +85,7 @@ def kill(
     else:
         hit = faults.strike(target, getattr(signals, f"SIG{name}"))
     if not hit:
-        _fail(f"{target.words} was gone already")
+        fail(f"{target.words} was gone already")
     print(f"SIG{name} sent to {target.words} (pid {target.pids}){held}")
 
 
@@ -101,7 +102,7 @@ def slow_disk(duration: For = "10s", yes: Yes = False) -> None:
 
     seconds = _seconds(duration)
     home, _ = _local()
-    with _failures():
+    with failures():
         file = faults.database_file(home, os.environ)
         _confirm(f"hold the write lock of {file} for {duration}?", yes)
         held = faults.slow_disk(file, seconds)
@@ -128,7 +129,7 @@ def cut(
 
     pause, length = _seconds(every), _seconds(duration)
     if length >= pause:
-        _fail(f"--for {duration} is not shorter than --every {every}", 2)
+        fail(f"--for {duration} is not shorter than --every {every}", 2)
     _, record = _local()
     api = urlsplit(record.api_url)
     try:
@@ -137,14 +138,14 @@ def cut(
             while True:
                 time.sleep(pause - length)
                 link.cut()
-                _tell(f"cut for {duration}")
+                tell(f"cut for {duration}")
                 time.sleep(length)
                 link.mend()
-                _tell("mended")
+                tell("mended")
     except OSError as error:
-        _fail(f"port {listen}: {error}")
+        fail(f"port {listen}: {error}")
     except KeyboardInterrupt:
-        _tell("the link is gone")
+        tell("the link is gone")
 
 
 @chaos.command()
@@ -167,8 +168,8 @@ def run(
     pause = _seconds(every)
     home, record = _local()
     _confirm(f"{faults} faults to {', '.join(names)} of {record.api_url}?", yes)
-    with _failures():
-        recoveries = storm(home, record, names, faults, pause, seed, _tell)
+    with failures():
+        recoveries = storm(home, record, names, faults, pause, seed, tell)
     print(aligned([HEADINGS, *table(recoveries)]))
 
 
@@ -177,9 +178,9 @@ def _kinds(*names: str) -> list[str]:
 
     for name in names:
         if name not in KINDS:
-            _fail(f"kind {name!r}: choose of {', '.join(KINDS)}", 2)
+            fail(f"kind {name!r}: choose of {', '.join(KINDS)}", 2)
     if not names:
-        _fail(f"--kinds is empty: choose of {', '.join(KINDS)}", 2)
+        fail(f"--kinds is empty: choose of {', '.join(KINDS)}", 2)
     return sorted(set(names))
 
 
@@ -188,9 +189,9 @@ def _signal(name: str, *, stop: bool) -> str:
 
     upper = name.upper().removeprefix("SIG")
     if upper not in SIGNALS:
-        _fail(f"--signal {name}: choose of {', '.join(SIGNALS)}", 2)
+        fail(f"--signal {name}: choose of {', '.join(SIGNALS)}", 2)
     if stop and upper not in ("STOP", "KILL"):
-        _fail(f"--for goes with --signal STOP, not {upper}", 2)
+        fail(f"--for goes with --signal STOP, not {upper}", 2)
     return "STOP" if stop else upper
 
 
@@ -200,18 +201,17 @@ def _seconds(text: str) -> float:
     try:
         seconds = parse_duration(text)
     except ValueError as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
     if not 0 < seconds <= 86400:
-        _fail(f"{text}: choose more than 0s and at most 1d", 2)
+        fail(f"{text}: choose more than 0s and at most 1d", 2)
     return seconds
 
 
 def _local() -> tuple[Home, Record]:
     from quarterdeck.processes.chaos import require_local
-    from quarterdeck.processes.home import choose_home
 
-    home = choose_home(os.environ, Path.cwd(), Path.home())
-    with _failures():
+    home = own_home()
+    with failures():
         return home, require_local(home, os.environ)
 
 
@@ -219,32 +219,6 @@ def _confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        _fail("nobody can answer here: say --yes", 2)
+        fail("nobody can answer here: say --yes", 2)
     if not typer.confirm(question, err=True):
-        _fail("nothing was done")
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _fail(text: str, code: int = 1) -> NoReturn:
-    _tell(f"error: {text}")
-    raise typer.Exit(code)
-
-
-def _failures() -> _Failures:
-    return _Failures()
-
-
-class _Failures:
-    """Ends the command with a message for what is expected to go wrong."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from quarterdeck.processes.failures import ProcessFailed
-
-        if isinstance(error, ProcessFailed):
-            _fail(str(error))
+        fail("nothing was done")

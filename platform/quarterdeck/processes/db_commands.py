@@ -1,4 +1,4 @@
-"""`quarterdeck db`: migrations, backups, and what they are put back into."""
+"""The command line of `quarterdeck db`; db.py does the work."""
 
 from __future__ import annotations
 
