@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: help install run test check lint types imports pure format down clean images images-control \
+.PHONY: help install run test check lint types imports collect pure format down clean images images-control \
 	compose-test
 
 help:  ## this list
@@ -32,7 +32,7 @@ test: install  ## everything this machine can run
 	@$(BIN)/python -m pytest $(TWICE) -n 2 $(TOGETHER)
 	@$(BIN)/python -m pytest $(TWICE) tests $(TOGETHER:%=--ignore=%)
 
-check: install lint types imports pure  ## lint, types, import rules, pure rooms (under a minute)
+check: install lint types imports collect pure  ## lint, types, import rules, every test found, pure rooms
 
 lint:
 	@$(BIN)/ruff check $(PATHS)
@@ -46,6 +46,9 @@ imports:
 
 pure:
 	@$(BIN)/python -m pytest tests/unit -q -x -n 2
+
+collect:
+	@found=$$($(BIN)/python -m pytest --collect-only -qq tests) || { echo "$$found"; exit 1; }
 
 format:
 	@$(BIN)/ruff check --fix $(PATHS)

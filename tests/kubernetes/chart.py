@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "helm" / "quarterdeck"
 EXAMPLES = sorted((ROOT / "deploy" / "helm" / "examples").glob("*.yaml"))
+IDS = [file.stem for file in EXAMPLES]
 RELEASE, NAMESPACE = "qd", "ml"
 LEAST = {
     "image.registry": "registry.test/team",

@@ -14,6 +14,7 @@ from quarterdeck.specs.pools import PoolsFile
 from tests.kubernetes.chart import (
     CHART,
     EXAMPLES,
+    IDS,
     ROOT,
     Chart,
     Object,
@@ -25,8 +26,6 @@ from tests.kubernetes.chart import (
     read_all,
 )
 from tests.kubernetes.renders import TRIAL
-
-IDS = [file.stem for file in EXAMPLES]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=IDS)

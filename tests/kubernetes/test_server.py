@@ -11,6 +11,7 @@ import pytest
 from tests.kubernetes.chart import (
     CHART,
     EXAMPLES,
+    IDS,
     LEAST,
     NAMESPACE,
     RELEASE,
@@ -21,8 +22,8 @@ from tests.kubernetes.chart import (
     pods,
     rayclusters,
 )
+from tests.kubernetes.renders import EVERYTHING
 from tests.kubernetes.server import Server
-from tests.kubernetes.test_render import EVERYTHING, IDS
 
 ACCOUNTS = ("api", "controller", "gateway", "migration", "pools", "tests", "workers")
 
