@@ -4,7 +4,8 @@ Two gateways, a service of engines that misbehave when told to (`benchmarks.naug
 clients that retry once, at the other gateway. Faults at random: SIGKILL and SIGSTOP of an engine,
 5xx, garbage, hang-ups and trickles of one, SIGKILL of a gateway; and in their time two rollouts,
 the way back from one, and the api stopped for a minute, in which nothing is replaced. A fault of an
-engine comes only where two others are whole: what happens when all are dead at once needs no
+engine comes only where two others are whole, and the next kill of a gateway only when no request
+that fled from the last one can still be asking: what happens when all are dead at once needs no
 measuring.
 
     python -m benchmarks.serving_faults --quick      # a minute
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import signal
 import socket
@@ -33,7 +35,7 @@ import psutil
 
 from benchmarks.harness import report
 from benchmarks.installation import Installation, Shape, installation
-from benchmarks.serving_load import Load
+from benchmarks.serving_load import FIRST_BYTE_SECONDS, Load
 from quarterdeck.client import QuarterdeckError
 from quarterdeck.client.config import read_key
 from quarterdeck.processes import chaos
@@ -66,6 +68,7 @@ class Trouble:
         self._mood = mood
         self._every = every
         self._hurt_at: list[float] = []
+        self._gateway_at = -math.inf
         self._random = random.Random(seed)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -94,12 +97,23 @@ class Trouble:
             self._mood.write_text(json.dumps(told))
             return True
         found = [target for target in targets(self._platform.home) if self._hit(target, kind)]
-        if not found or (kind == "gateway" and not self._all_gateways_listen()):
-            return False  # a client has one retry: one gateway at a time
+        if not found:
+            return False
         target = self._random.choice(found)
+        if kind == "gateway":
+            return self._kill_gateway(target)
         if kind == "stop":
             threading.Thread(target=chaos.hold, args=(target, HELD_SECONDS), daemon=True).start()
             return True
+        return chaos.strike(target, signal.SIGKILL)
+
+    def _kill_gateway(self, target: Target) -> bool:
+        """A client has one retry: one gateway in the time that a retry may last."""
+        if time.monotonic() < self._gateway_at + FIRST_BYTE_SECONDS:
+            return False
+        if not self._all_gateways_listen():
+            return False
+        self._gateway_at = time.monotonic()
         return chaos.strike(target, signal.SIGKILL)
 
     def _hit(self, target: Target, kind: str) -> bool:

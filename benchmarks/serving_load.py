@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-_FIRST_BYTE_SECONDS = 60.0
+FIRST_BYTE_SECONDS = 60.0  # what a client waits for the next byte
 _REFUSALS = (429, 503)
 
 
@@ -43,7 +43,7 @@ class Load:
         self._thread.join(300)
 
     async def _work(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_FIRST_BYTE_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=FIRST_BYTE_SECONDS)
         async with aiohttp.ClientSession(
             timeout=timeout, headers={"authorization": f"Bearer {self.key}"}
         ) as session:
