@@ -58,10 +58,13 @@ class Answer(asyncio.Protocol):
     `status` and `headers` (names in lower case) are there once `Upstream.post` returned.
     """
 
-    def __init__(self, pool: Pool, address: Address, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, pool: Pool, address: Address, loop: asyncio.AbstractEventLoop, head_timeout: float
+    ) -> None:
         self._pool = pool
         self._address = address
         self._loop = loop
+        self._head_timeout = head_timeout
         self._timer: asyncio.TimerHandle | None = None
         self.idle_since = 0.0
         self._closed: Broken | None = None
@@ -120,8 +123,10 @@ class Answer(asyncio.Protocol):
             self._end_sink(None)
 
     def _keep(self, size: int) -> None:
-        self.untouched = False
+        first, self.untouched = self.untouched, False
         if not self.has_head:
+            if first and not self.status:  # with one it is a 100 Continue, and the answer may wait
+                self._due = min(self._due, self._loop.time() + self._head_timeout)
             # Counted after parsing: a head that is complete may have much of a body behind it.
             self._head_bytes += size
             if self._head_bytes > _LARGEST_HEAD:

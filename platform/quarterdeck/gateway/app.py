@@ -107,7 +107,9 @@ class Gateway:
             if kept is not None:
                 self._apply(kept)
             self._clock = asyncio.get_running_loop().time
-            upstream = Upstream(self._settings.connect_timeout, _POOLED_SECONDS)
+            upstream = Upstream(
+                self._settings.connect_timeout, self._settings.head_timeout, _POOLED_SECONDS
+            )
             proxy = self._make_proxy(upstream)
             self._waker = Waker(self._settings, session, time.monotonic)
             mirror = Mirror(proxy, self._metrics, self._random)

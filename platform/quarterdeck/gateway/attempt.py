@@ -120,10 +120,11 @@ class Attempt:
             return None
         if answer.complete:
             return answer.taken()
-        piece = b""
-        while len(piece) < _WHOLE_BYTES and (more := await answer.read(until)):
-            piece += more
-        return piece
+        pieces, size = [], 0
+        while size < _WHOLE_BYTES and (piece := await answer.read(self._next(until))):
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
 
     async def _refused(self, until: float) -> Failure:
         answer, run_id = self._answer, self._replica.run_id
@@ -143,7 +144,8 @@ class Attempt:
                 f"a replica of service {self._route.name!r} broke off before it answered",
                 "replica_unreachable",
                 2,
-            )
+            ),
+            lost=True,
         )
 
     # --- from the first byte on --------------------------------------------------------------
@@ -201,6 +203,10 @@ class Attempt:
     def _between(self) -> float:
         return min(self._means.settings.between_timeout, self._route.between_tokens)
 
+    def _next(self, until: float) -> float:
+        """When the next piece must be there."""
+        return min(self._loop.time() + self._between(), until)
+
     async def _flow(self, direct: Cycle, piece: bytes) -> None:
         if direct.flow.write_paused:
             await direct.flow.drain()
@@ -215,7 +221,7 @@ class Attempt:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         while piece:
             await self._body(piece, more=True)
-            until = min(self._loop.time() + self._between(), self._deadline)
+            until = self._next(self._deadline)
             while piece := await self._answer.read(until):
                 if self._relay is None or (piece := self._relay.push(piece)):
                     self._usage.push(piece)

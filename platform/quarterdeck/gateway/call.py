@@ -51,3 +51,5 @@ class Failure:
     status: int = 0
     headers: Headers | None = None
     body: bytes = b""
+    lost: bool = False
+    """The replica went away."""

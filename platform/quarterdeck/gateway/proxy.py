@@ -68,7 +68,7 @@ class Proxy:
                 request = replace(request, tried=request.tried | {replica.run_id})
                 if not self._budget.allows(
                     attempt=len(request.tried), active=fleet.active, retrying=fleet.retrying,
-                    blamed=blamed,
+                    blamed=blamed, lost=failure.lost,
                 ):  # fmt: skip
                     return await self._give_up(route, failure, None, send)
         finally:

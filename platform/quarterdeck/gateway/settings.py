@@ -34,6 +34,9 @@ class GatewaySettings:
     body_timeout: float = 30.0
     """For a whole request body."""
     connect_timeout: float = 2.0
+    head_timeout: float = 10.0
+    """From the first byte of a replica's answer to the end of its head, which servers write in one
+    piece."""
     first_byte_timeout: float = 300.0
     """Until a stream's first event; answers that do not stream have the total time."""
     between_timeout: float = 60.0

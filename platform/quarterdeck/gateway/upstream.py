@@ -23,10 +23,11 @@ _MOST_IDLE = 256
 class Upstream:
     """Connections to all replicas. Times are seconds."""
 
-    def __init__(self, connect_timeout: float, idle_seconds: float) -> None:
+    def __init__(self, connect_timeout: float, head_timeout: float, idle_seconds: float) -> None:
         # Kept: asking for it is a system call, until Python 3.12.
         self.loop = asyncio.get_running_loop()
         self._connect_timeout = connect_timeout
+        self._head_timeout = head_timeout
         self._idle_seconds = idle_seconds
         self._idle: dict[Address, deque[Answer]] = {}
 
@@ -102,7 +103,7 @@ class Upstream:
         try:
             async with asyncio.timeout_at(min(loop.time() + self._connect_timeout, until)):
                 _, answer = await loop.create_connection(
-                    lambda: Answer(self, address, loop), host, port, ssl=context
+                    lambda: Answer(self, address, loop, self._head_timeout), host, port, ssl=context
                 )
         except TimeoutError:
             if loop.time() >= until:

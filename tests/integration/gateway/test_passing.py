@@ -235,6 +235,39 @@ def test_bytes_that_make_no_event_are_no_sign_of_life(
     assert 0.9 < time.monotonic() - began < 4
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_head_that_trickles_is_asked_of_another(
+    api: Any, gateways: Any, scripted: Any, kit: Any, stream: bool
+) -> None:
+    drops = [each for byte in kit.STREAM_HEAD for each in (bytes([byte]), 0.2)]
+    slow = scripted("run-1", lambda n: drops)
+    event = kit.text_event("b") + b"data: [DONE]\n\n"
+    answer = [*streamed(kit, event), b"0\r\n\r\n"] if stream else [kit.whole(b"{}")]
+    other = scripted("run-2", lambda n: answer)
+    api.publish(kit.route("chat", slow.endpoint(weight=1000), other.endpoint()))
+    gateway = gateways(head_timeout=0.5)
+    gateway.wait_for("chat")
+    began = time.monotonic()
+    with gateway.client() as client:
+        got = client.post("/v1/completions", json=STREAM if stream else BODY)
+    assert got.status_code == 200 and got.content == (event if stream else b"{}")
+    assert len(slow.requests) == len(other.requests) == 1
+    assert 0.4 < time.monotonic() - began < 4
+
+
+def test_a_whole_answer_that_stands_still_is_asked_of_another(
+    api: Any, gateways: Any, scripted: Any, kit: Any
+) -> None:
+    half = scripted("run-1", lambda n: [kit.whole(b'{"choices": []}')[:-5], kit.HANG])
+    other = scripted("run-2", lambda n: [kit.whole(b"{}")])
+    api.publish(kit.route("chat", half.endpoint(weight=1000), other.endpoint()))
+    gateway = gateways(between_timeout=0.5)
+    gateway.wait_for("chat")
+    with gateway.client() as client:
+        assert client.post("/v1/completions", json=BODY).content == b"{}"
+    assert len(half.requests) == len(other.requests) == 1
+
+
 def test_an_error_event_of_the_engine_is_not_doubled(
     api: Any, gateways: Any, scripted: Any, kit: Any
 ) -> None:

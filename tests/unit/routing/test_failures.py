@@ -156,6 +156,13 @@ def test_the_budget_keeps_retries_a_share_of_the_traffic(active: int, retrying: 
     assert not budget.allows(attempt=3, active=active, retrying=0)
 
 
+def test_requests_of_a_replica_that_died_go_elsewhere_however_many_they_are() -> None:
+    budget = RetryBudget()
+    assert budget.allows(attempt=1, active=4, retrying=4, lost=True)
+    assert not budget.allows(attempt=1, active=4, retrying=4)
+    assert not budget.allows(attempt=3, active=4, retrying=0, lost=True)
+
+
 def test_answers_of_a_model_are_never_retried() -> None:
     assert RETRYABLE_STATUSES.isdisjoint({200, 400, 401, 404, 501})
 

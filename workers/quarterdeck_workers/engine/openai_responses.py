@@ -60,6 +60,7 @@ class ResponseRequest(Body):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     stream: StrictBool | None = None
+    ignore_eos: StrictBool = False
     metadata: Annotated[dict[str, str], BeforeValidator(_few)] | None = None
 
     def check(self) -> None:
@@ -111,6 +112,7 @@ class ResponseRequest(Body):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             stop=stops,
+            ignore_eos=self.ignore_eos,
         )
 
 
