@@ -8,6 +8,7 @@ answers with a length, in chunks or until the end of the connection.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from functools import lru_cache
@@ -18,6 +19,9 @@ from quarterdeck.gateway.asgi import Headers
 
 _MOST_IDLE = 256
 """Kept for each address; further ones are closed after their answer."""
+LOST_AFTER_S = 15.0
+"""A machine that takes no packet for so long is gone: one without power never says that it is."""
+_PROBE_S = 5
 
 
 class Upstream:
@@ -102,7 +106,7 @@ class Upstream:
         context = _tls() if scheme == "https" else None
         try:
             async with asyncio.timeout_at(min(loop.time() + self._connect_timeout, until)):
-                _, answer = await loop.create_connection(
+                transport, answer = await loop.create_connection(
                     lambda: Answer(self, address, loop, self._head_timeout), host, port, ssl=context
                 )
         except TimeoutError:
@@ -111,7 +115,19 @@ class Upstream:
             raise Broken(f"{host}:{port} took no connection in time") from None
         except OSError as error:
             raise Broken(f"{host}:{port}: {error}") from error
+        _notice_loss(transport)
         return answer
+
+
+def _notice_loss(transport: asyncio.BaseTransport) -> None:
+    """Have the kernel break the connection when its machine is lost. An engine that computes or
+    hangs is not: its machine acknowledges."""
+    connected = transport.get_extra_info("socket")
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_S)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_S)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(LOST_AFTER_S * 1000))
 
 
 @lru_cache(maxsize=4096)

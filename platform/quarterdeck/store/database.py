@@ -15,6 +15,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 BUSY_TIMEOUT_MS = 15_000
 STATEMENT_TIMEOUT_MS = 30_000
 CONNECT_TIMEOUT_S = 10
+LOST_AFTER_S = 15.0
+"""A server that takes no packet for so long is gone: a machine without power never says so."""
 READ_ONLY = "quarterdeck_read_only"
 
 
@@ -98,6 +100,10 @@ def _postgresql(url: URL, pool_size: int) -> Engine:
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "quarterdeck",
+            "tcp_user_timeout": int(LOST_AFTER_S * 1000),
+            "keepalives_idle": 5,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
             "options": (
                 f"-c statement_timeout={STATEMENT_TIMEOUT_MS} "
                 f"-c lock_timeout={BUSY_TIMEOUT_MS} "

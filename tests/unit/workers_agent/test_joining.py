@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from quarterdeck.client.errors import NotFound
+from quarterdeck.client.errors import (
+    KeyRejected,
+    NotFound,
+    QuarterdeckError,
+    ServerFailure,
+    Unreachable,
+)
 from quarterdeck.specs.resources import JoinTicket
 from quarterdeck_workers.agent.settings import AgentSettings
 
@@ -18,17 +24,21 @@ MAIN = importlib.import_module("quarterdeck_workers.agent.main")
 
 
 class Late:
-    """An api whose cluster gets a head after some questions."""
+    """An api whose cluster gets a head after some questions; until then it refuses, or is away."""
 
-    def __init__(self, after: int, stop: threading.Event | None = None) -> None:
+    def __init__(
+        self, after: int, stop: threading.Event | None = None, *,
+        says: QuarterdeckError | None = None,
+    ) -> None:  # fmt: skip
         self.after, self.stop, self.asked = after, stop, 0
+        self.says = says or NotFound("cluster")
 
     def join(self, cluster: str) -> JoinTicket:
         self.asked += 1
         if self.asked <= self.after:
             if self.stop is not None:
                 self.stop.set()
-            raise NotFound("cluster")
+            raise self.says
         return JoinTicket(cluster=cluster, address="10.0.0.1:6379", ray_token="secret")
 
 
@@ -53,6 +63,18 @@ def test_it_waits_until_there_is_a_head(started: list[Any]) -> None:
     assert start(api, threading.Event(), only_join=True) == "ray"
     assert api.asked == 4
     assert (started[0].address, started[0].token) == ("10.0.0.1:6379", "secret")
+
+
+@pytest.mark.parametrize("says", [Unreachable("nobody answers"), ServerFailure("starting")])
+def test_it_waits_for_an_api_that_is_away(started: list[Any], says: QuarterdeckError) -> None:
+    assert start(Late(after=3, says=says), threading.Event(), only_join=True) == "ray"
+    assert len(started) == 1
+
+
+def test_a_key_that_is_refused_is_not_waited_for(started: list[Any]) -> None:
+    with pytest.raises(KeyRejected):
+        start(Late(after=3, says=KeyRejected("unknown")), threading.Event(), only_join=True)
+    assert started == []
 
 
 def test_another_one_becomes_the_head(started: list[Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from quarterdeck.client.agents import AgentClient
 from quarterdeck.client.config import read_key
-from quarterdeck.client.errors import NotFound
+from quarterdeck.client.errors import NotFound, ServerFailure, Unreachable
 from quarterdeck.specs.resources import JoinTicket
 from quarterdeck_workers.agent.ray_process import (
     TOKEN_FILE,
@@ -61,13 +61,12 @@ def _start(
     settings: AgentSettings, client: AgentClient, stopped: threading.Event
 ) -> RayNode | None:
     """This machine's Ray; None when the agent was stopped before there was a head to join."""
-    ticket = _ticket(settings, client) if settings.join else None
-    if settings.only_join and ticket is None:
-        log.info("waiting for a head of cluster %s", settings.cluster)
-        while ticket is None:
-            if stopped.wait(_LOOK_SECONDS):
-                return None
-            ticket = _ticket(settings, client)
+    if settings.only_join:
+        ticket = _awaited(settings, client, stopped)
+        if ticket is None:
+            return None
+    else:
+        ticket = _ticket(settings, client) if settings.join else None
     given = settings.ray_token_path
     token = ticket.ray_token if ticket else read_key(given) if given else None
     gpus = _gpu_count()
@@ -82,6 +81,27 @@ def _start(
         port=settings.ray_port,
     )
     return start_ray(settings.home, options)
+
+
+def _awaited(
+    settings: AgentSettings, client: AgentClient, stopped: threading.Event
+) -> JoinTicket | None:
+    """The ticket, once there is a head; an api that is away is waited for too, since whatever
+    starts the machine again would wait longer each time. None when the agent was stopped."""
+    told = ""
+    while True:
+        try:
+            ticket = _ticket(settings, client)
+            why = f"waiting for a head of cluster {settings.cluster}"
+        except (Unreachable, ServerFailure) as error:
+            ticket, why = None, f"waiting for the api: {error}"
+        if ticket is not None:
+            return ticket
+        if why != told:
+            log.info("%s", why)
+            told = why
+        if stopped.wait(_LOOK_SECONDS):
+            return None
 
 
 def _ticket(settings: AgentSettings, client: AgentClient) -> JoinTicket | None:
