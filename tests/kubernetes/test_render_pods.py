@@ -147,3 +147,16 @@ def test_times_of_probes_can_be_changed(chart: Chart) -> None:
 
 
 # --- images --------------------------------------------------------------------------------------
+
+
+def test_pods_of_a_lost_node_go_soon(everything: list[Object], trial: list[Object]) -> None:
+    """Ray's heads and machines: whatever ran with them waits for others."""
+    for pod in every_pod(everything, trial):
+        if pod.component in ("workers", "pools"):
+            waits = {
+                one["key"]: one["tolerationSeconds"]
+                for one in pod.spec["tolerations"]
+                if one.get("effect") == "NoExecute"
+            }
+            lost = "node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"
+            assert waits == dict.fromkeys(lost, 30), pod.owner
