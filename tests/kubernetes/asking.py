@@ -88,18 +88,19 @@ class Completions(Asking):
             turn = self._turn
         begun = time.monotonic()
         urls = self._urls()
-        failure = self._once(urls[turn % len(urls)])
+        failure = self.once(urls[turn % len(urls)])
         if failure:
             with self._lock:
                 self.retried.append(failure)
             urls = self._urls()
-            again = self._once(urls[(turn + 1) % len(urls)])
+            again = self.once(urls[(turn + 1) % len(urls)])
             failure = f"{failure}; then {again}" if again else ""
         with self._lock:
             self.longest = max(self.longest, time.monotonic() - begun)
         return failure
 
-    def _once(self, url: str) -> str:
+    def once(self, url: str) -> str:
+        """Ask this address; what went wrong, else nothing."""
         begun = time.monotonic()
         try:
             answer = httpx.post(

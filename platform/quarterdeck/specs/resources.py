@@ -276,6 +276,8 @@ class JoinTicket(Message):
     cluster: str
     address: str
     ray_token: str
+    silent: bool = False
+    """Its agent is not heard: the head may be gone, and another come up at another address."""
 
 
 class Key(Message):

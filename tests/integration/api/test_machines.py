@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 
 from quarterdeck.controller.loop import Controller
 from quarterdeck.store.columns import database_now
+from quarterdeck.store.fleet_watch import mark_silent
 from quarterdeck.store.tables import KeyRow, NodeRow, RunRow, ServiceRow
 from tests.integration.api.conftest import NOW, Asker, Platform, agent_beat, command, paths, problem
 
@@ -199,7 +200,11 @@ def test_machines_are_seen_joined_and_cordoned(platform: Platform) -> None:
     nodes = admin.get("/nodes", params={"cluster": "a"}).json()["items"]
     assert [node["host"] for node in nodes] == ["host-1", "host-2"]
     ticket = platform.agent.post("/clusters/a/join").json()
-    assert ticket == {"cluster": "a", "address": "10.0.0.1:6379", "ray_token": "ray-token"}
+    address = {"cluster": "a", "address": "10.0.0.1:6379", "ray_token": "ray-token"}
+    assert ticket == {**address, "silent": False}
+    with platform.database.write() as session:
+        assert mark_silent(session, -60.0) == ["a"]
+    assert platform.agent.post("/clusters/a/join").json() == {**address, "silent": True}
     assert problem(platform.key("operator").post("/clusters/a/join")) == "access_denied"
 
 

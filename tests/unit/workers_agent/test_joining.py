@@ -71,6 +71,18 @@ def test_it_waits_for_an_api_that_is_away(started: list[Any], says: QuarterdeckE
     assert len(started) == 1
 
 
+def test_it_waits_for_another_head_where_one_was_lost(started: list[Any]) -> None:
+    class Lost(Late):
+        def join(self, cluster: str) -> JoinTicket:
+            self.asked += 1
+            address = "10.0.0.1:6379" if self.asked <= self.after else "10.0.0.9:6379"
+            silent = self.asked <= self.after
+            return JoinTicket(cluster=cluster, address=address, ray_token="s", silent=silent)
+
+    assert start(Lost(after=3), threading.Event(), only_join=True) == "ray"
+    assert [options.address for options in started] == ["10.0.0.9:6379"]
+
+
 def test_a_key_that_is_refused_is_not_waited_for(started: list[Any]) -> None:
     with pytest.raises(KeyRejected):
         start(Late(after=3, says=KeyRejected("unknown")), threading.Event(), only_join=True)

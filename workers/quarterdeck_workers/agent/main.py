@@ -93,6 +93,8 @@ def _awaited(
         try:
             ticket = _ticket(settings, client)
             why = f"waiting for a head of cluster {settings.cluster}"
+            if ticket is not None and ticket.silent:
+                ticket, why = None, f"{why}: that of {ticket.address} is silent"
         except (Unreachable, ServerFailure) as error:
             ticket, why = None, f"waiting for the api: {error}"
         if ticket is not None:

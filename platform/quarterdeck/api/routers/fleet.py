@@ -73,8 +73,9 @@ def join_cluster(name: NamePath, state: State, caller: Agent) -> Any:
             f"cluster {name!r} takes no machines: its agent gave no address to join at",
         )
     return r.JoinTicket(
-        cluster=row.name, address=row.address, ray_token=state.vault.open(row.ray_token)
-    )
+        cluster=row.name, address=row.address, ray_token=state.vault.open(row.ray_token),
+        silent=row.phase == "silent",
+    )  # fmt: skip
 
 
 @router.get("/nodes", response_model=r.Page[r.Node], responses=_LIST)
