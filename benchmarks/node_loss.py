@@ -221,7 +221,7 @@ def asking(site: Site) -> Iterator[Completions]:
 
 
 def training(name: str, **changes: Any) -> dict[str, Any]:
-    """Pairs of ranks stay together, so that four of them fill two of three slots on each node."""
+    """Ranks of a stage stay together: two stages of two take two of three slots on each node."""
     document = tiny(name, steps=100_000, every=20, priority=10, **changes)
     document["training"]["learning_rate"] = 1e-3
     return document
@@ -233,7 +233,7 @@ def lose_machine(site: Site) -> dict[str, float]:
     stays = NODES[1 - NODES.index(lost)]
     with site.client(stays) as client:
         client.apply([
-            training("elastic", parallelism={"data": 2, "tensor": 2},
+            training("elastic", parallelism={"data": 2, "pipeline": 2},
                      elastic={"min_ranks": 2, "regrow_after": "1s"}),
         ])  # fmt: skip
         first = until(
@@ -279,7 +279,7 @@ def lose_head(site: Site) -> dict[str, float]:
             lambda: {node.cluster for node in client.nodes.list() if node.phase == "alive"}
             == {"static", SECOND}, 180, "the second cluster",
         )  # fmt: skip
-        client.apply([training("steady", parallelism={"tensor": 2}, cluster="static")])
+        client.apply([training("steady", parallelism={"data": 2}, cluster="static")])
         first = until(
             lambda: works(client, "steady", 0), 240, "it trains"
         )  # fmt: skip
