@@ -14,7 +14,14 @@ import httpx
 
 from quarterdeck.client.transport import API, Transport
 from quarterdeck.specs.beats import BeatReply, RunBeat
-from quarterdeck.specs.protocol import AgentBeat, AgentWork, Claim, RunOrder, WeightsOrder
+from quarterdeck.specs.protocol import (
+    AgentBeat,
+    AgentWork,
+    Claim,
+    JoinRequest,
+    RunOrder,
+    WeightsOrder,
+)
 from quarterdeck.specs.resources import JoinTicket
 
 POLL_MARGIN = 10.0
@@ -80,9 +87,11 @@ class AgentClient(_Caller):
         credentials. Raises NotFound once nobody wants it."""
         return self._transport.get(WeightsOrder, f"{API}/agents/{cluster}/weights/{asset_id}")
 
-    def join(self, cluster: str) -> JoinTicket:
+    def join(self, cluster: str, said: JoinRequest) -> JoinTicket:
         """Address and token of a cluster's Ray head, for a machine that joins it."""
-        return self._transport.post(JoinTicket, f"{API}/clusters/{cluster}/join", repeatable=True)
+        return self._transport.post(
+            JoinTicket, f"{API}/clusters/{cluster}/join", body=said, repeatable=True
+        )
 
 
 class RunClient(_Caller):

@@ -7,7 +7,7 @@ ignored and every new field has a default. Times are UTC; sizes are bytes; durat
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,8 @@ class NodeReport(Message):
     labels: dict[str, str] = {}
     alive: bool = True
     is_head: bool = False
+    versions: dict[str, str] = {}
+    """Of `quarterdeck`, `ray` and `python`, when its Ray was started; empty: nothing is known."""
 
 
 class RunSighting(Message):
@@ -98,6 +100,15 @@ class AgentBeat(Message):
     """All of them. There are none, unless a backup of the database was restored."""
     warmed: list[WarmReport] = Field(default=[], max_length=5000)
     """How far the weights are that nodes fetch ahead."""
+
+
+class JoinRequest(Message):
+    """What a machine tells that wants to join a cluster; earlier versions tell nothing."""
+
+    host: Annotated[str, Field(min_length=1, max_length=253)]
+    address: Annotated[str, Field(max_length=253)] = ""
+    versions: Annotated[dict[str, Annotated[str, Field(max_length=100)]], Field(max_length=20)] = {}
+    """Of `quarterdeck`, `ray` and `python`."""
 
 
 class RunToStart(Message):

@@ -152,6 +152,8 @@ class Service(Message):
     steps: list[ServiceStep] = []
     """Of a chain, in order."""
     revision: int
+    desired: Literal["run", "stop"] = "run"
+    """`stop`: it is being removed."""
     desired_replicas: int
     ready_replicas: int
     replicas: list[Replica] = []
@@ -268,6 +270,8 @@ class Node(Message):
     memory: int
     labels: dict[str, str] = {}
     is_head: bool = False
+    versions: dict[str, str] = {}
+    """Of `quarterdeck`, `ray` and `python`, where its agent tells."""
 
 
 class JoinTicket(Message):
@@ -278,6 +282,8 @@ class JoinTicket(Message):
     ray_token: str
     silent: bool = False
     """Its agent is not heard: the head may be gone, and another come up at another address."""
+    versions: dict[str, str] = {}
+    """Of the head: Ray refuses a machine that has another Ray or Python."""
 
 
 class Key(Message):

@@ -116,6 +116,7 @@ def _record_nodes(session: Session, cluster: str, beat: AgentBeat) -> None:
         row.accelerator, row.slots = report.accelerator, report.slots
         row.cpus, row.memory = report.cpus, report.memory
         row.labels, row.is_head = dict(report.labels), report.is_head
+        row.versions = dict(report.versions) or None
     session.flush()
     # Of all at once: row by row a cluster of a thousand machines would cost as many statements.
     seen = [report.node_id for report in beat.nodes]

@@ -13,21 +13,27 @@ from dataclasses import dataclass
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
+import quarterdeck
 from quarterdeck.lifecycle.job import JOB, WITH_RUN
 from quarterdeck.lifecycle.run import ENDED
 from quarterdeck.specs.accelerator_share import part
+from quarterdeck.specs.versions import apart
 from quarterdeck.store.capacity import holding_runs
 from quarterdeck.store.columns import current_transaction, database_now
+from quarterdeck.store.joins import refused_joins
 from quarterdeck.store.orphans import orphans, read_restore
+from quarterdeck.store.references import secrets_missing
 from quarterdeck.store.settings import EPOCHS_A_GENERATION, generation
 from quarterdeck.store.slots import SlotCount
 from quarterdeck.store.tables import (
     CheckpointRow,
+    ClusterRow,
     EventRow,
     JobRow,
     KeyRow,
     NodeRow,
     RunRow,
+    SecretRow,
     ServiceRow,
 )
 
@@ -240,6 +246,41 @@ def _quarantined(session: Session) -> Iterator[Violation]:
         yield Violation(run.id, text)
 
 
+def _versions(session: Session) -> Iterator[Violation]:
+    heads = {row.name: row for row in session.scalars(select(ClusterRow))}
+    for name, row in sorted(heads.items()):
+        for host, what in refused_joins(session, row):
+            yield Violation(host, f"cluster/{name} does not take it: it has {what}")
+    for node in session.scalars(select(NodeRow).where(NodeRow.phase == "alive")):
+        if found := apart(node.versions or {}, heads[node.cluster].versions):
+            text = f"node {node.host} of cluster/{node.cluster} has {' and '.join(found)}"
+            yield Violation(node.id, text)
+
+
+def _releases(session: Session) -> Iterator[Violation]:
+    here = quarterdeck.__version__
+    for row in session.scalars(select(ClusterRow).where(ClusterRow.phase == "connected")):
+        told = row.versions.get("quarterdeck", here)
+        if told != here:
+            yield Violation(row.id, f"cluster/{row.name}'s agent is of {told}, the api of {here}")
+    for node in session.scalars(select(NodeRow).where(NodeRow.phase == "alive")):
+        told = (node.versions or {}).get("quarterdeck", here)
+        if told != here:
+            text = f"node {node.host} of cluster/{node.cluster} is of {told}, the api of {here}"
+            yield Violation(node.id, text)
+
+
+def _secrets(session: Session) -> Iterator[Violation]:
+    present: dict[str, set[str]] = defaultdict(set)
+    for project, name in session.execute(select(SecretRow.project, SecretRow.name)):
+        present[project].add(name)
+    query = select(JobRow).where(JobRow.phase.in_(("waiting", "queued", "suspended")))
+    for job in session.scalars(query):
+        names = [str(secret["name"]) for secret in job.spec.get("secrets") or ()]
+        if said := secrets_missing(job.project, names, present[job.project]):
+            yield Violation(job.id, f"job/{job.name}: {said}")
+
+
 _REPORT = "this must not be: stop the controllers, keep a copy (db backup), and report it"
 _CONTROLLER = "start a controller, or read its log: something fails there"
 CHECKS: tuple[Check, ...] = (
@@ -268,6 +309,20 @@ CHECKS: tuple[Check, ...] = (
         "restored", "every cluster has told what lives since a restore",
         "start the cluster's agent, or quarterdeck nodes confirm-dead its machines", _restored,
         notes=True,
+    ),
+    Check(
+        "versions", "the machines of each cluster have its head's Ray and Python",
+        "give the machine what its cluster's head has, the same image or environment (the same Ray,"
+        " the same Python to the patch version), and start its agent again", _versions,
+    ),
+    Check(
+        "releases", "agents and api are of one version",
+        "agents of the version before work: upgrade them when their runs may resume", _releases,
+        notes=True,
+    ),
+    Check(
+        "secrets", "jobs that have yet to run have their secrets",
+        "quarterdeck secrets set NAME, or cancel the job", _secrets,
     ),
     Check(
         "quarantined", "given-up runs that may still live",

@@ -40,6 +40,8 @@ class ClusterRow(Base):
     last_beat_at: Mapped[datetime | None]
     retired_agents: Mapped[list[Any] | None]
     """Agents that newer ones replaced, newest last: they are refused whatever their clocks say."""
+    refused_joins: Mapped[list[Any] | None]
+    """Machines whose versions kept them out, newest last: see joins.py."""
     heard_since: Mapped[datetime | None]
     """Since when beats have come without a long gap. Silence of a run counts only while somebody
     was heard all that time: after an outage of the control plane itself nobody is silent."""
@@ -116,6 +118,8 @@ class NodeRow(Base):
     memory: Mapped[int] = mapped_column(BigInteger, default=0)
     labels: Mapped[dict[str, Any]] = mapped_column(default=dict)
     is_head: Mapped[bool] = mapped_column(default=False)
+    versions: Mapped[dict[str, Any] | None]
+    """Of quarterdeck, Ray and Python; None: its agent does not tell."""
     last_seen_at: Mapped[datetime] = mapped_column(default=database_now())
     created_at: Mapped[datetime] = mapped_column(default=database_now())
 

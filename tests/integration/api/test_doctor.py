@@ -13,8 +13,10 @@ from sqlalchemy import select, text
 
 from quarterdeck.api.routers.doctor import _checked
 from quarterdeck.controller.loop import Controller
+from quarterdeck.specs.protocol import JoinRequest
 from quarterdeck.store import proof
 from quarterdeck.store.ids import new_id
+from quarterdeck.store.joins import record_join
 from quarterdeck.store.sessions import Database, Session
 from quarterdeck.store.settings import raise_generation
 from quarterdeck.store.tables import (
@@ -196,6 +198,29 @@ def plant_orphan(session: Session) -> None:
     session.add(OrphanRow(run_id="run-ghost", epoch=3, cluster="a", agent_id="x"))
 
 
+def plant_another_ray(session: Session) -> None:
+    session.get_one(NodeRow, "node1").versions = {"ray": "2.59.0"}
+    session.scalars(select(ClusterRow)).one().versions = {"ray": "2.60.0"}
+
+
+def plant_refused(session: Session) -> None:
+    session.scalars(select(ClusterRow)).one().versions = {"python": "3.11.7"}
+    record_join(session, "a", JoinRequest(host="h", versions={"python": "3.11.2"}))
+
+
+def plant_older_agent(session: Session) -> None:
+    session.scalars(select(ClusterRow)).one().versions = {"quarterdeck": "0.0.9"}
+
+
+def plant_older_machine(session: Session) -> None:
+    session.get_one(NodeRow, "node1").versions = {"quarterdeck": "0.0.9"}
+
+
+def plant_lost_secret(session: Session) -> None:
+    job = of(session, "large")
+    job.spec = {**job.spec, "secrets": [{"name": "TOKEN", "env": False}]}
+
+
 def plant_quarantine(session: Session) -> None:
     run_of(session, "ends").quarantined = True
 
@@ -222,6 +247,11 @@ PLANTS = (
     (plant_stuck_lease, "leases", "failed"),
     (plant_forgotten, "leases", "failed"),
     (plant_orphan, "orphans", "failed"),
+    (plant_another_ray, "versions", "failed"),
+    (plant_refused, "versions", "failed"),
+    (plant_older_agent, "releases", "note"),
+    (plant_older_machine, "releases", "note"),
+    (plant_lost_secret, "secrets", "failed"),
     (plant_quarantine, "quarantined", "note"),
     (plant_restore, "restored", "note"),
 )

@@ -201,10 +201,11 @@ def test_machines_are_seen_joined_and_cordoned(platform: Platform) -> None:
     assert [node["host"] for node in nodes] == ["host-1", "host-2"]
     ticket = platform.agent.post("/clusters/a/join").json()
     address = {"cluster": "a", "address": "10.0.0.1:6379", "ray_token": "ray-token"}
-    assert ticket == {**address, "silent": False}
+    assert ticket == {**address, "silent": False, "versions": {}}
     with platform.database.write() as session:
         assert mark_silent(session, -60.0) == ["a"]
-    assert platform.agent.post("/clusters/a/join").json() == {**address, "silent": True}
+    silent = platform.agent.post("/clusters/a/join").json()
+    assert silent == {**address, "silent": True, "versions": {}}
     assert problem(platform.key("operator").post("/clusters/a/join")) == "access_denied"
 
 

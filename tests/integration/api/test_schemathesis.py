@@ -135,7 +135,7 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
         "get_run": Good({"id": start["run_id"]}),
         "get_checkpoint": Good({"id": checkpoint}),
         "get_cluster": Good({"id": "a"}),
-        "join_cluster": Good({"name": "a"}),
+        "join_cluster": Good({"name": "a"}, {"host": "h", "versions": {"ray": "2.60.0"}}),
         "get_node": Good({"id": "node1"}),
         "cordon_node": Good({"id": "node1"}),
         "uncordon_node": Good({"id": "node1"}),

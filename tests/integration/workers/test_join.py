@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +11,7 @@ from conftest import Machine, marked
 from worker_recorder import Recorder
 
 from quarterdeck.specs.protocol import NodeReport
+from quarterdeck_workers.agent.versions import own_versions
 
 SUM = """
 import os, torch, torch.distributed as dist
@@ -38,6 +41,24 @@ for _ in range(300):
         time.sleep(0.1)
 connection.sendall(os.environ['QUARTERDECK_ROLE'].encode())
 print('answered', connection.recv(100).decode(), flush=True)
+"""
+
+
+ENTER = """
+import os, sys
+from pathlib import Path
+from quarterdeck_workers.agent.ray_process import client_environment, running
+home = Path(sys.argv[1])
+os.environ.update(client_environment(home))
+import ray
+from quarterdeck_workers.agent.ray_cluster import RayCluster, RayDiffers
+ray.__version__ = '2.0.0'
+try:
+    RayCluster(home, running(home))
+except RayDiffers as error:
+    print(error)
+else:
+    sys.exit('it was let in')
 """
 
 
@@ -73,12 +94,23 @@ def test_machines_join_and_a_gang_is_pinned_to_the_chosen_ones(
     assert sorted(nodes) == ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
     assert [nodes[address].slots for address in sorted(nodes)] == [8, 2, 2]
     assert [nodes[address].is_head for address in sorted(nodes)] == [True, False, False]
+    assert [nodes[address].versions for address in sorted(nodes)] == [own_versions()] * 3
+    assert all(not nodes[address].labels for address in nodes)
     chosen = [nodes[address].node_id for address in ("127.0.0.4", "127.0.0.3", "127.0.0.4")]
     command = "echo $RANK $LOCAL_RANK $LOCAL_WORLD_SIZE $GROUP_RANK $MASTER_ADDR"
     run = recorder.submit("pinned", "command", {"command": command}, nodes=chosen)
     assert recorder.ended(run).reported_phase == "succeeded"
     said = [recorder.lines(run, rank) for rank in range(3)]
     assert said == [["0 0 2 0 127.0.0.4"], ["1 0 1 1 127.0.0.4"], ["2 1 2 0 127.0.0.4"]]
+
+
+def test_an_agent_of_another_ray_says_what_to_do(machine: Machine) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENTER, str(machine.home)], capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Ray: 2.0.0" in done.stdout and "Ray: 2.60.0" in done.stdout
 
 
 def test_torchrun_meets_across_machines_by_the_variables_alone(

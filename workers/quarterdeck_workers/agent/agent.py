@@ -8,16 +8,12 @@ an explicit order, never because a list no longer names it.
 from __future__ import annotations
 
 import logging
-import platform
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-import ray
-
-import quarterdeck
 from quarterdeck.client.agents import AgentClient
 from quarterdeck.client.errors import (
     Conflict,
@@ -37,6 +33,7 @@ from quarterdeck.specs.protocol import (
 )
 from quarterdeck_workers.agent.ray_cluster import RayCluster, RaySilent
 from quarterdeck_workers.agent.settings import AgentSettings
+from quarterdeck_workers.agent.versions import own_versions
 from quarterdeck_workers.agent.warming import Warmer
 
 _PAUSE_SECONDS = 1.0
@@ -151,11 +148,7 @@ class Agent:
             address=self._address,
             ray_token=self._token,
             endpoints_reachable=self._settings.endpoints_reachable,
-            versions={
-                "quarterdeck": quarterdeck.__version__,
-                "ray": ray.__version__,
-                "python": platform.python_version(),
-            },
+            versions=own_versions(),
             nodes=nodes,
             runs=self._sightings(),
             generation=generation,

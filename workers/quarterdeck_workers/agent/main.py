@@ -6,15 +6,20 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from quarterdeck.client.agents import AgentClient
 from quarterdeck.client.config import read_key
 from quarterdeck.client.errors import NotFound, ServerFailure, Unreachable
+from quarterdeck.specs.protocol import JoinRequest
 from quarterdeck.specs.resources import JoinTicket
+from quarterdeck.specs.versions import apart
 from quarterdeck_workers.agent.ray_process import (
     TOKEN_FILE,
+    RayFailed,
     RayNode,
     RayOptions,
     ray_folder,
@@ -24,6 +29,7 @@ from quarterdeck_workers.agent.ray_process import (
     stop_ray,
 )
 from quarterdeck_workers.agent.settings import AgentSettings
+from quarterdeck_workers.agent.versions import labels_of, own_versions
 
 _LOOK_SECONDS = 2.0
 log = logging.getLogger(__name__)
@@ -61,19 +67,26 @@ def _start(
     settings: AgentSettings, client: AgentClient, stopped: threading.Event
 ) -> RayNode | None:
     """This machine's Ray; None when the agent was stopped before there was a head to join."""
+    mine = own_versions()
     if settings.only_join:
-        ticket = _awaited(settings, client, stopped)
+        ticket = _awaited(settings, client, mine, stopped)
         if ticket is None:
             return None
     else:
-        ticket = _ticket(settings, client) if settings.join else None
+        ticket = _ticket(settings, client, mine) if settings.join else None
+        if ticket is not None and (refusal := _refusal(settings.cluster, mine, ticket)):
+            raise RayFailed(refusal)
     given = settings.ray_token_path
     token = ticket.ray_token if ticket else read_key(given) if given else None
     gpus = _gpu_count()
     options = RayOptions(
         node_ip=settings.node_ip,
         slots=settings.slots if settings.slots is not None else gpus or os.cpu_count() or 1,
-        labels={**settings.labels, "quarterdeck/accelerator": settings.accelerator},
+        labels={
+            **settings.labels,
+            "quarterdeck/accelerator": settings.accelerator,
+            **labels_of(mine),
+        },
         object_store_bytes=settings.object_store_bytes,
         gpus=gpus,
         address=ticket.address if ticket else None,
@@ -84,32 +97,52 @@ def _start(
 
 
 def _awaited(
-    settings: AgentSettings, client: AgentClient, stopped: threading.Event
+    settings: AgentSettings, client: AgentClient, mine: Mapping[str, str], stopped: threading.Event
 ) -> JoinTicket | None:
-    """The ticket, once there is a head; an api that is away is waited for too, since whatever
-    starts the machine again would wait longer each time. None when the agent was stopped."""
+    """The ticket, once there is a head that takes this machine: one of other versions may be about
+    to be replaced. An api that is away is waited for too, since whatever starts the machine again
+    would wait longer each time. None when the agent was stopped before."""
     told = ""
     while True:
+        level, why = logging.INFO, f"waiting for a head of cluster {settings.cluster}"
         try:
-            ticket = _ticket(settings, client)
-            why = f"waiting for a head of cluster {settings.cluster}"
-            if ticket is not None and ticket.silent:
-                ticket, why = None, f"{why}: that of {ticket.address} is silent"
+            ticket = _ticket(settings, client, mine)
         except (Unreachable, ServerFailure) as error:
             ticket, why = None, f"waiting for the api: {error}"
-        if ticket is not None:
-            return ticket
+        if ticket is not None and ticket.silent:
+            why = f"{why}: that of {ticket.address} is silent"
+        elif ticket is not None:
+            level, why = logging.WARNING, _refusal(settings.cluster, mine, ticket)
+            if not why:
+                return ticket
         if why != told:
-            log.info("%s", why)
+            log.log(level, "%s", why)
             told = why
         if stopped.wait(_LOOK_SECONDS):
             return None
 
 
-def _ticket(settings: AgentSettings, client: AgentClient) -> JoinTicket | None:
+def _refusal(cluster: str, mine: Mapping[str, str], ticket: JoinTicket) -> str:
+    """Why Ray would not take this machine, and what to do; empty: it would."""
+    found = apart(mine, ticket.versions)
+    if not found:
+        return ""
+    return (
+        f"cluster {cluster} does not take this machine, which has {' and '.join(found)}: give it "
+        f"what the head has (Ray {ticket.versions.get('ray')}, Python "
+        f"{ticket.versions.get('python')}: the same image or environment), or upgrade the head"
+    )
+
+
+def _ticket(
+    settings: AgentSettings, client: AgentClient, mine: Mapping[str, str]
+) -> JoinTicket | None:
     """Address and token of the cluster's head; None when there is no such cluster yet."""
+    said = JoinRequest(
+        host=socket.gethostname() or "unknown", address=settings.node_ip, versions=dict(mine)
+    )
     try:
-        ticket = client.join(settings.cluster)
+        ticket = client.join(settings.cluster, said)
     except NotFound:
         return None
     return ticket if ticket.address else None
@@ -124,12 +157,19 @@ def _serve(
     os.environ.update(client_environment(settings.home))
     from quarterdeck_workers.agent.agent import Agent, Superseded
     from quarterdeck_workers.agent.node_parent import start_parent
-    from quarterdeck_workers.agent.ray_cluster import RayCluster, RaySilent
+    from quarterdeck_workers.agent.ray_cluster import RayCluster, RayDiffers, RaySilent
 
     try:
         cluster = RayCluster(settings.home, node)
     except RaySilent as error:
         log.error("%s: start the agent again", error)
+        return 1
+    except RayDiffers as error:
+        log.error(
+            "%s Start the agent from the environment of before; or end this machine's Ray, with "
+            "what runs on it, by `quarterdeck down`, and start the agent again",
+            error,
+        )
         return 1
     token = Path(ray_folder(settings.home), TOKEN_FILE).read_text(encoding="ascii").strip()
     agent = Agent(

@@ -25,12 +25,15 @@ from quarterdeck.specs.protocol import (
     WeightsOrder,
 )
 from quarterdeck_workers.agent.ray_process import RayNode, client_environment
+from quarterdeck_workers.agent.versions import LABELS, versions_of
 from quarterdeck_workers.agent.weights_actor import NodeFetcher
 from quarterdeck_workers.supervisor.actor import NAMESPACE, SupervisorActor, actor_name, run_of
 from quarterdeck_workers.supervisor.shared_slot import FOLDER, free_unused
 
 ACCELERATOR_LABEL = "quarterdeck/accelerator"
-_PRIVATE_LABELS = ("ray.io/", ACCELERATOR_LABEL)
+_PRIVATE_LABELS = ("ray.io/", ACCELERATOR_LABEL, *LABELS.values())
+_DIFFERS = "Version mismatch"
+"""How Ray says that a process may not enter a cluster."""
 _CALL_SECONDS = 5.0
 _PING_SECONDS = 3.0
 Answer = TypeVar("Answer")
@@ -41,10 +44,14 @@ class RaySilent(Exception):
     """Ray's head does not answer in time: nothing that it could tell is known."""
 
 
+class RayDiffers(Exception):
+    """The Ray that runs here was started with another Ray or Python than this process has."""
+
+
 class RayCluster:
     """One connected Ray. Every call has a bound: a dead head makes Ray's own calls wait.
 
-    Raises RaySilent when it cannot be connected.
+    Raises RaySilent when it cannot be connected, and RayDiffers when it is of other versions.
     """
 
     def __init__(self, home: Path, node: RayNode) -> None:
@@ -59,6 +66,10 @@ class RayCluster:
             )  # fmt: skip
         except ConnectionError as error:
             raise RaySilent(f"Ray's head at {node.address} does not answer") from error
+        except RuntimeError as error:
+            if _DIFFERS not in str(error):
+                raise
+            raise RayDiffers(" ".join(str(error).split())) from error
 
     def close(self) -> None:
         """Leave the cluster; what runs on it stays."""
@@ -207,4 +218,5 @@ def _report(node: dict[str, Any], head_ip: str) -> NodeReport:
         },
         alive=bool(node["Alive"]),
         is_head=node["NodeManagerAddress"] == head_ip,
+        versions=versions_of(labels),
     )

@@ -14,9 +14,11 @@ from quarterdeck.api.state import ApiState, State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.api.views import cluster_view, node_view
 from quarterdeck.specs import resources as r
+from quarterdeck.specs.protocol import JoinRequest
 from quarterdeck.store import dead_nodes, fleet_queries
 from quarterdeck.store.dead_nodes import held_by_node
 from quarterdeck.store.fleet_queries import Capacity
+from quarterdeck.store.joins import record_join
 from quarterdeck.store.node_faults import Machine, newest_faults
 from quarterdeck.store.pools import all_pools, pool_of
 from quarterdeck.store.sessions import Session
@@ -62,9 +64,15 @@ def get_cluster(id: Identity, state: State, caller: Viewer) -> Any:
 
 
 @router.post("/clusters/{name}/join", response_model=r.JoinTicket, responses=_READ)
-def join_cluster(name: NamePath, state: State, caller: Agent) -> Any:
-    """Address and token of a cluster's Ray head, for a machine that joins it."""
+def join_cluster(
+    name: NamePath, state: State, caller: Agent, said: JoinRequest | None = None
+) -> Any:
+    """Address and token of a cluster's Ray head, for a machine that joins it. Whom its versions
+    keep out is remembered for `doctor`."""
     caller.check_cluster(name)
+    if said is not None:
+        with state.database.write() as session:
+            record_join(session, name, said)
     with state.database.read() as session:
         row = fleet_queries.get_cluster(session, name)
     if not row.address or row.ray_token is None:
@@ -74,7 +82,7 @@ def join_cluster(name: NamePath, state: State, caller: Agent) -> Any:
         )
     return r.JoinTicket(
         cluster=row.name, address=row.address, ray_token=state.vault.open(row.ray_token),
-        silent=row.phase == "silent",
+        silent=row.phase == "silent", versions=row.versions,
     )  # fmt: skip
 
 
