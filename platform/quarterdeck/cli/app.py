@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -40,13 +40,13 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def make_app() -> typer.Typer:
-    """Every command that speaks to the platform through its REST API."""
+def make_app(looks: Sequence[doctor.Look] = ()) -> typer.Typer:
+    """Every command that speaks to the platform through its REST API; `looks` are doctor's."""
     app = typer.Typer(
         name="quarterdeck",
         help="Pretrain, fine-tune and serve language models on shared accelerators.",
-        epilog="Exit codes: 0 ok, 1 refused or differs, 2 usage, 3 job failed, 4 cancelled, "
-        "5 wait expired.",
+        epilog="Exit codes: 0 ok, 1 refused or differs, 2 usage (of diff: any error), "
+        "3 job failed, 4 cancelled, 5 wait expired.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -72,7 +72,7 @@ def make_app() -> typer.Typer:
             follow.wait, follow.events, jobs.checkpoints, models.tokenizers, fleet.clusters,
             goodput.goodput,
         ),
-        OPERATE: (access.login, doctor.doctor),
+        OPERATE: (access.login, doctor.command(looks)),
     }  # fmt: skip
     for panel, functions in commands.items():
         for function in functions:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,20 +17,38 @@ if TYPE_CHECKING:
 WORDS = {"ok": "OK", "note": "NOTE", "failed": "FAIL"}
 
 
-def doctor(
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Read checkpoints' files and compare digests.")
-    ] = False,
-    output: Output = "table",
-) -> None:
-    """Check address, key, api, clusters and nodes; prove the invariants on the live database.
+Look = Callable[[], "list[DoctorCheck]"]
 
-    The invariants need an administrator's key of the whole installation. Exit code 1 when
-    something is wrong.
 
-    Example: quarterdeck doctor --deep
-    """
-    from quarterdeck.client import Client, QuarterdeckError
+def command(looks: Sequence[Look] = ()) -> Callable[..., None]:
+    """The command; `looks` add checks of what lies beside the api."""
+
+    def doctor(
+        deep: Annotated[
+            bool, typer.Option("--deep", help="Read checkpoints' files and compare digests.")
+        ] = False,
+        output: Output = "table",
+    ) -> None:
+        """Check address, key, api, clusters and nodes; prove the invariants on the live database.
+
+        The invariants need an administrator's key of the whole installation. Where
+        QUARTERDECK_POOLS names pools, Kubernetes too: KubeRay, rights, Secrets. Exit code 1 when
+        something is wrong.
+
+        Example: quarterdeck doctor --deep
+        """
+        beside = [check for look in looks for check in look()]
+        checks = [*beside, *_control_plane(deep, alone=not beside)]
+        _print(checks, output)
+        if any(check.state == "failed" for check in checks):
+            raise typer.Exit(REFUSED)
+
+    return doctor
+
+
+def _control_plane(deep: bool, *, alone: bool) -> list[DoctorCheck]:
+    """What the api tells. Where no api is known that is wrong, unless we are not `alone`."""
+    from quarterdeck.client import Client, ConfigurationError, QuarterdeckError
     from quarterdeck.client.config import discover
     from quarterdeck.specs.reports import DoctorCheck
 
@@ -49,11 +67,12 @@ def doctor(
                 for good, text in _attempt(check, client):
                     add(name, good, text)
             checks += _invariants(client, deep)
+    except ConfigurationError as error:
+        state: Literal["failed", "note"] = "failed" if alone else "note"
+        checks.append(DoctorCheck(name="address", claim=str(error), state=state))
     except QuarterdeckError as error:
         add("control plane", False, str(error))
-    _print(checks, output)
-    if any(check.state == "failed" for check in checks):
-        raise typer.Exit(REFUSED)
+    return checks
 
 
 def _print(checks: list[DoctorCheck], output: str) -> None:
