@@ -25,6 +25,7 @@ from quarterdeck.api.share_fit import check_shares
 from quarterdeck.api.workdirs import check_workdirs
 from quarterdeck.artifacts import ArtifactStore
 from quarterdeck.specs.kinds import DOCUMENT, ServiceSpec
+from quarterdeck.specs.pruning import kept_services
 from quarterdeck.specs.resources import Applied, FieldProblem
 from quarterdeck.specs.rollout import same_replicas
 from quarterdeck.specs.workdir import identity
@@ -279,15 +280,12 @@ def _complete(stored: dict[str, Any]) -> dict[str, Any]:
 def _prune(
     session: Session, caller: Caller, documents: Sequence[Document], outcome: _Outcome
 ) -> None:
-    """Remove the services of the documents' projects that no document names. Jobs are history
-    and stay."""
-    kept = {document.subject for document in documents}
-    for spec in (document.parsed for document in documents):
-        if isinstance(spec, ServiceSpec):
-            kept |= {("service", spec.project, step.service) for step in spec.chain or ()}
+    """Remove the services of the documents' projects that no document is or needs. Jobs are
+    history and stay."""
+    kept = kept_services(document.parsed for document in documents)
     for project in sorted({document.parsed.project for document in documents}):
         for name, known in service_queries.live_services(session, project).items():
-            if ("service", project, name) in kept:
+            if (project, name) in kept:
                 continue
             row = service_queries.get_service(session, known.id, project, lock=True)
             service_queries.remove_service(session, row, actor=caller.actor)

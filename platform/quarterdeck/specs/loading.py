@@ -69,8 +69,9 @@ def load_documents(text: str, source: str) -> list[LoadedDocument]:
 
 
 def load_paths(paths: Iterable[str | Path], stdin: TextIO | None = None) -> list[LoadedDocument]:
-    """Read and check files, folders (their .yaml, .yml and .json files, at every depth) and `-`
-    for `stdin`. Raises LoadError with the mistakes of all of them."""
+    """Read and check files, folders (their .yaml, .yml and .json files, at every depth, without
+    those that begin with a dot or lie in such folders) and `-` for `stdin`. Raises LoadError with
+    the mistakes of all of them."""
     loaded: list[LoadedDocument] = []
     problems: list[LoadProblem] = []
     names = [str(path) for path in paths]
@@ -90,7 +91,7 @@ def _texts(
     path = Path(name)
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+        files = sorted(file for file in path.rglob("*") if _is_ours(file, path))
         if not files:
             problems.append(LoadProblem(name, 0, "", f"has no {', '.join(SUFFIXES)} files"))
     for file in files:
@@ -101,6 +102,12 @@ def _texts(
             problems.append(LoadProblem(str(file), 0, "", f"is not UTF-8 text: {error.reason}"))
         except OSError as error:
             problems.append(LoadProblem(str(file), 0, "", f"cannot be read: {error.strerror}"))
+
+
+def _is_ours(file: Path, folder: Path) -> bool:
+    inside = file.relative_to(folder).parts
+    hidden = any(part.startswith(".") for part in inside)
+    return file.suffix in SUFFIXES and not hidden and not file.is_dir()
 
 
 def _collect(

@@ -204,3 +204,22 @@ def test_any_text_is_loaded_or_refused(text: str) -> None:
         assert load_documents(text, "f.yaml")
     except LoadError as error:
         assert error.problems and all(problem.source == "f.yaml" for problem in error.problems)
+
+
+def test_a_folder_is_read_at_every_depth_without_what_is_hidden(tmp_path: Path) -> None:
+    def put(name: str, text: str) -> None:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    put("b.yaml", COMMAND.replace("hello", "b") + "---\n" + COMMAND.replace("hello", "b2"))
+    put("team/deep/a.yml", COMMAND.replace("hello", "a"))
+    put("team/c.json", json.dumps({"kind": "command", "name": "c", "command": "echo"}))
+    for hidden in (".github/workflows/ci.yml", "team/.cache/x.yaml", "team/.a.yaml", "readme.md"):
+        put(hidden, "on: push\n")
+    (tmp_path / "folder.yaml").mkdir()
+    names = [document.spec.name for document in load_paths([tmp_path])]
+    assert names == ["b", "b2", "c", "a"]
+    assert len(load_paths([tmp_path / "team" / "deep"])) == 1
+    with pytest.raises(LoadError, match="on"):  # named itself it is read
+        load_paths([tmp_path / ".github"])
