@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,20 @@ from quarterdeck.client import Client
 from quarterdeck.store.sessions import Database
 from quarterdeck.store.tables import JobRow, ProjectRow
 
+from .conftest import Platform
 from .test_cli import Cli, cli
 
 __all__ = ["cli"]
 SERVICE = "kind: service\nname: {}\nmodel: /models/m\n"
 JOB = "kind: command\nname: {}\ncommand: 'true'\n"
+
+
+@pytest.fixture
+def database(platform: Platform) -> Iterator[Database]:
+    """The platform's own, for what no command does."""
+    database = Database.open(platform.home.database_url)
+    yield database
+    database.close()
 
 
 @pytest.fixture
@@ -64,8 +74,7 @@ def test_prune_deletes_services_that_left_the_files_and_nothing_else(
         SERVICE.format("chat") + "fallback: spare\nmirror: {service: shadow}\n"
     )
     (tree / "serve" / "safe.yaml").write_text(
-        "kind: service\nname: safe\nchain:\n"
-        "  - {role: guard, service: guard}\n  - {role: model, service: chat}\n"
+        "kind: service\nname: safe\nchain: [{guard: guard}, {model: chat}]\n"
     )
     shown = cli("diff", "-f", str(tree), "--prune")
     assert shown.code == 1
