@@ -195,7 +195,7 @@ def _excluded(request: Request, sites: Sequence[Site]) -> Pending | None:
         return None
     open_ = replace(request, excluded={}, shunned={})
     for site in sites:
-        if site.place_if_empty(open_) is None:
+        if not site.fits_if_empty(open_):
             continue
         facts = exclusion_facts(request, site)
         message = (

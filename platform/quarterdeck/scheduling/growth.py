@@ -63,6 +63,8 @@ class _Grown:
     groups: tuple[GroupView, ...]
     pool: Pool
     largest: Pool
+    spare: Mapping[str, Sequence[NodeView]]
+    """By group: the machines that may still be ordered; the first of them are `ordered`."""
     ordered: dict[str, int] = field(default_factory=dict)
     blocked: str = ""
 
@@ -136,9 +138,13 @@ class Growth:
         groups, state = tuple(self._groups.get(key, ())), self._pools.get(key)
         coming = [_machine(group, i) for group in groups for i in range(group.coming)]
         most = [_machine(group, i) for group in groups for i in range(group.most)]
+        spare = {
+            group.name: [_machine(group, group.coming + i) for i in range(group.room)]
+            for group in groups
+        }
         here = state.pool if state is not None else Pool(())
         largest = Pool(most) if groups or state is None else state.empty
-        grown = self._grown[key] = _Grown(groups, here.joined_by(coming), largest)
+        grown = self._grown[key] = _Grown(groups, here.joined_by(coming), largest, spare)
         return grown
 
     def _help(self, keys: tuple[PoolKey, ...], request: Request) -> Help:
@@ -147,7 +153,7 @@ class Growth:
         pairs = list(zip(grown, asks, strict=True))
         groups = tuple(group for one in grown for group in one.groups)
         free = sum(one.pool.free for one in grown)
-        if any(one.largest.place(mine) is None for one, mine in pairs):
+        if not all(one.largest.fits(mine) for one, mine in pairs):
             return Help("never", keys, groups)
         if first := next((one.blocked for one in grown if one.blocked), ""):
             return Help("behind", keys, groups, free, first=first)
@@ -164,7 +170,7 @@ class Growth:
     def _take(self, grown: _Grown, request: Request, new: Sequence[NodeView]) -> dict[str, int]:
         """Order `new` machines, and let the gang have its places; how many it counts on that are
         not there yet, by group."""
-        grown.pool = grown.pool.joined_by(new) if new else grown.pool
+        grown.pool.join(new)
         for node in new:
             name = _group_of(node.id)
             grown.ordered[name] = grown.ordered.get(name, 0) + 1
@@ -186,22 +192,48 @@ class Growth:
         return {name: len(ids) for name, ids in machines.items()}
 
 
-def _wider(grown: _Grown, request: Request) -> list[NodeView] | None:
+def _wider(grown: _Grown, request: Request) -> Sequence[NodeView] | None:
     """As few new machines as are enough for the gang, often none; None: there are too few."""
-    if grown.pool.place(request) is not None:
+    pool = grown.pool
+    if pool.fits(request):
         return []
     for order in _orders(grown):
-        if grown.pool.joined_by(order).place(request) is None:
-            continue
-        low, high = 1, len(order)
-        while low < high:
-            middle = (low + high) // 2
-            if grown.pool.joined_by(order[:middle]).place(request) is None:
-                low = middle + 1
-            else:
-                high = middle
-        return order[:low]
+        if (count := _fewest(pool, request, order)) is not None:
+            return order[:count]
     return None
+
+
+def _fewest(pool: Pool, request: Request, order: Sequence[NodeView]) -> int | None:
+    """How many of these machines are enough, taken in order; None: not even all of them.
+
+    They come to the pool for a trial, more and more of them, and go again: gangs need few, and
+    copies of a large pool for each of many gangs would be most of a plan's work.
+    """
+    joined = 0
+
+    def enough(count: int) -> bool:
+        nonlocal joined
+        pool.join(order[joined:count])
+        pool.part(max(0, joined - count))
+        joined = count
+        return pool.fits(request)
+
+    missing = request.ranks - pool.free
+    low = max(1, -(-missing // max(node.slots for node in order)))
+    high = low = min(low, len(order))
+    while not enough(high):
+        if high == len(order):
+            enough(0)
+            return None
+        low, high = high + 1, min(2 * high, len(order))
+    while low < high:
+        middle = (low + high) // 2
+        if enough(middle):
+            high = middle
+        else:
+            low = middle + 1
+    enough(0)
+    return low
 
 
 _PREFIX = "+"
@@ -225,12 +257,11 @@ def _number(node_id: str) -> int:
     return int(node_id.rpartition("/")[2])
 
 
-def _orders(grown: _Grown) -> Iterator[list[NodeView]]:
+def _orders(grown: _Grown) -> Iterator[Sequence[NodeView]]:
     """Which new machines to try: those of one group, then those of all."""
     every: list[NodeView] = []
     for group in grown.groups:
-        first = grown.ordered.get(group.name, 0)
-        new = [_machine(group, group.coming + i) for i in range(first, group.room)]
+        new = grown.spare[group.name][grown.ordered.get(group.name, 0) :]
         every += new
         if new:
             yield new

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
 from itertools import islice
 
 from quarterdeck.scheduling.sharing import NOTHING, added, best_slot, freest
@@ -35,7 +36,7 @@ class Room:
 
     def groups(self, request: Request, size: int) -> int:
         """How many groups of `size` ranks of `request` fit here."""
-        return self.times(request, size, self.slots // size)
+        return self.times(request, size, self.slots // size) if self.slots >= size else 0
 
     def times(self, request: Request, size: int, most: int) -> int:
         """The same where slots are enough for `most`."""
@@ -78,6 +79,24 @@ class Pool:
         twin._fill([*(replace(room) for room in self.rooms.values()), *more])
         return twin
 
+    def join(self, nodes: Sequence[NodeView]) -> None:
+        """Let more machines come, empty ones, after the others."""
+        for node in nodes:
+            rank = len(self._ids)
+            self.rooms[node.id] = Room(node, node.slots, node.cpus, node.memory)
+            self._rank[node.id] = rank
+            self._ids.append(node.id)
+            insort(self._fullest_first, (node.slots, rank))
+            self.free += node.slots
+
+    def part(self, count: int) -> None:
+        """Let the machines that came last go again, empty as they came."""
+        for _ in range(count):
+            node_id = self._ids.pop()
+            room, rank = self.rooms.pop(node_id), self._rank.pop(node_id)
+            del self._fullest_first[bisect_left(self._fullest_first, (room.slots, rank))]
+            self.free -= room.slots
+
     @property
     def total(self) -> int:
         return sum(room.node.slots for room in self.rooms.values())
@@ -111,10 +130,20 @@ class Pool:
             return self._place_part(request)
         if request.parts:
             return self._place_parts(request)
+        chosen = self._choose(request)
+        return None if chosen is None else self._ranks(chosen)
+
+    def fits(self, request: Request) -> bool:
+        """Whether `place` finds a place, for less than it takes to name that of every rank."""
+        if request.share < WHOLE or request.parts:
+            return self.place(request) is not None
+        return self._choose(request) is not None
+
+    def _choose(self, request: Request) -> list[tuple[str, int]] | None:
+        """The machines of a gang of equal ranks, in rank order, with how many each gets."""
         stage = request.data * request.tensor
         by_stage = self._pack(request, request.pipeline, stage)
-        chosen = by_stage or self._pack(request, request.pipeline * request.data, request.tensor)
-        return None if chosen is None else self._ranks(chosen)
+        return by_stage or self._pack(request, request.pipeline * request.data, request.tensor)
 
     def _place_part(self, request: Request) -> tuple[RankPlacement, ...] | None:
         """A single rank on a part of a slot."""
@@ -181,31 +210,61 @@ class Pool:
         The fullest machine that still takes all the rest, else the emptiest: big gangs get few
         machines, small ones do not break into empty machines.
         """
-        if units * size > self.free:
-            return None
-        if (whole := self._fullest(request, units, size)) is not None:
-            return [(whole, units * size)]
-        capacity = {
-            node_id: count
-            for node_id, room in self.rooms.items()
-            if (count := room.groups(request, size)) > 0
-        }
-        if sum(capacity.values()) < units:
+        if units * size > self.free or units > self._most(size):
             return None
         chosen: list[tuple[str, int]] = []
+        used: set[str] = set()
+        emptiest = self._emptiest(request, size)
         left = units
         while left:
-            enough = [node_id for node_id, count in capacity.items() if count >= left]
-            if enough:
-                node_id = min(enough, key=lambda key: self.rooms[key].slots)
-                taken = left
-            else:
-                node_id = max(capacity, key=lambda key: capacity[key])
-                taken = capacity[node_id]
-            del capacity[node_id]
-            chosen.append((node_id, taken * size))
-            left -= taken
+            last = self._fullest(request, left, size, used)
+            node_id, count = (last, left) if last is not None else next(emptiest, ("", 0))
+            if not count:
+                return None
+            used.add(node_id)
+            chosen.append((node_id, count * size))
+            left -= count
         return chosen
+
+    def _most(self, size: int) -> int:
+        """How many groups of `size` ranks the free slots are enough for."""
+        most, first, rooms = 0, 0, self._fullest_first
+        while first < len(rooms):
+            slots = rooms[first][0]
+            end = bisect_left(rooms, (slots + 1, -1), first)
+            most += (end - first) * max(slots // size, 0)
+            first = end
+        return most
+
+    def _emptiest(self, request: Request, size: int) -> Iterator[tuple[str, int]]:
+        """Machines by falling number of groups of `size` ranks that they take, with that number;
+        those that come first before those that are alike.
+
+        Slots bound the number: a machine is asked for the rest that it has only when those with
+        more slots have been taken, so few are where there are many.
+        """
+        rooms = self._fullest_first
+        below: list[tuple[int, int]] = []  # (-groups, rank): fewer than their slots are enough for
+        end = len(rooms)
+        while end and (bound := rooms[end - 1][0] // size) > 0:
+            first = bisect_left(rooms, (bound * size, -1), 0, end)
+            alike = rooms[first][0] == rooms[end - 1][0]
+            ranks = (rooms[i][1] for i in range(first, end))
+            for rank in ranks if alike else sorted(ranks):
+                while below and below[0] < (-bound, rank):
+                    yield self._popped(below)
+                count = self.rooms[self._ids[rank]].groups(request, size)
+                if count == bound:
+                    yield self._ids[rank], count
+                elif count:
+                    heappush(below, (-count, rank))
+            end = first
+        while below:
+            yield self._popped(below)
+
+    def _popped(self, below: list[tuple[int, int]]) -> tuple[str, int]:
+        fewer, rank = heappop(below)
+        return self._ids[rank], -fewer
 
     def _ranks(self, chosen: Sequence[tuple[str, int]]) -> tuple[RankPlacement, ...]:
         placements: list[RankPlacement] = []
@@ -220,12 +279,14 @@ class Pool:
                 )  # fmt: skip
         return tuple(placements)
 
-    def _fullest(self, request: Request, units: int, size: int) -> str | None:
-        """The fullest machine that takes the whole gang."""
+    def _fullest(
+        self, request: Request, units: int, size: int, used: Collection[str]
+    ) -> str | None:
+        """The fullest machine that takes so many groups, but for those `used` already."""
         first = bisect_left(self._fullest_first, (units * size, -1))
         for _, rank in islice(self._fullest_first, first, None):
             node_id = self._ids[rank]
-            if self.rooms[node_id].groups(request, size) >= units:
+            if node_id not in used and self.rooms[node_id].groups(request, size) >= units:
                 return node_id
         return None
 

@@ -48,14 +48,14 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     pending: list[Pending] = []
     for asked in sorted(snapshot.requests, key=order):
         mine = _eligible(pools, asked)
-        shuns = asked.shunned and any(site.place_if_empty(asked) for site in mine)
+        shuns = asked.shunned and any(site.fits_if_empty(asked) for site in mine)
         request = asked if shuns or not asked.shunned else replace(asked, shunned={})
         assignment = _try(mine, request, now)
         if assignment is not None:
             growth.started(assignment)
             assignments.append(assignment)
             continue
-        possible = [site for site in mine if site.place_if_empty(request) is not None]
+        possible = [site for site in mine if site.fits_if_empty(request)]
         reason = explain(snapshot, request, mine, possible, now)
         if shrunk := _try_smaller(mine, request, now):
             growth.started(shrunk)

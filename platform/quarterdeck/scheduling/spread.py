@@ -80,9 +80,11 @@ class Site:
         """All ranks of the gang as things are, or None."""
         return place([state.pool for state in self.states], request)
 
-    def place_if_empty(self, request: Request) -> tuple[RankPlacement, ...] | None:
-        """The same if nothing ran there."""
-        return place([state.empty for state in self.states], request)
+    def fits_if_empty(self, request: Request) -> bool:
+        """Whether all ranks of the gang would find a place if nothing ran there."""
+        if len(self.states) == 1:
+            return self.states[0].empty.fits(request)
+        return place([state.empty for state in self.states], request) is not None
 
 
 @dataclass(frozen=True, eq=False)
