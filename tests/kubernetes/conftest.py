@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from quarterdeck.cluster.kubernetes_client import Kubernetes, connect
 from tests.kubernetes.chart import Chart, Object, read_all
+from tests.kubernetes.kuberay_server import KubeRayServer
 from tests.kubernetes.renders import EVERYTHING, TRIAL
 from tests.kubernetes.server import Server
 
@@ -70,3 +72,21 @@ def trial(chart: Chart) -> list[Object]:
     done = chart.template(TRIAL)
     assert done.returncode == 0, done.stderr
     return read_all(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def kuberay(kubernetes: Path) -> Iterator[KubeRayServer]:
+    folder = Path(tempfile.mkdtemp(prefix="qd-ray-", dir="/tmp"))  # paths of sockets are short
+    server = KubeRayServer(kubernetes, folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def api(kuberay: KubeRayServer) -> Iterator[Kubernetes]:
+    api = connect(kuberay.kubeconfig)
+    yield api
+    api.close()

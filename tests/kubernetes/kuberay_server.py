@@ -16,13 +16,14 @@ FAKE = {"kwok.x-k8s.io/node": "fake"}
 
 
 class KubeRayServer:
-    """State in `folder`. `stop` ends everything that it started."""
+    """State in `folder`; `extra` are more flags of the API server. `stop` ends everything that it
+    started."""
 
-    def __init__(self, scripts: Path, folder: Path) -> None:
+    def __init__(self, scripts: Path, folder: Path, extra: str = "") -> None:
         self._scripts = scripts
         self._folder = folder
         self._environment = {
-            **os.environ, "K8S_RUN": str(folder), "WITH": "cm,sched",
+            **os.environ, "K8S_RUN": str(folder), "WITH": "cm,sched", "APISERVER_EXTRA": extra,
             "RAYCLUSTER_DEFAULT_REQUEUE_SECONDS_ENV": "5",
         }  # fmt: skip
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -30,6 +31,8 @@ class KubeRayServer:
         self._kwok: subprocess.Popen[bytes] | None = None
         self._operator: int | None = None
         self.kubeconfig = folder / "admin.kubeconfig"
+        self.token_kubeconfig = folder / "admin-token.kubeconfig"
+        """Of another user, `admin-token`, who may do the same."""
 
     def start(self) -> None:
         tools = self._run(self._scripts / "tools" / "install.sh").stdout.strip().splitlines()[-1]
@@ -85,13 +88,17 @@ class KubeRayServer:
 
     def machine(self, name: str, pool: str, gpus: int = 8) -> None:
         """A machine of kwok's that only pods of `pool` get."""
-        room = {"cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": str(gpus)}
-        node = {
-            "apiVersion": "v1", "kind": "Node",
-            "metadata": {"name": name, "annotations": FAKE, "labels": {"pool": pool}},
-            "status": {"capacity": room, "allocatable": room},
-        }  # fmt: skip
-        self.apply([node])
+        self.apply([machine(name, pool, gpus)])
+
+
+def machine(name: str, pool: str, gpus: int = 8) -> Object:
+    """A node of kwok's, for pods of `pool`."""
+    room = {"cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": str(gpus)}
+    return {
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "annotations": FAKE, "labels": {"pool": pool}},
+        "status": {"capacity": room, "allocatable": room},
+    }  # fmt: skip
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:

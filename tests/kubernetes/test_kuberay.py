@@ -4,7 +4,6 @@ the machines and says that pods run, and `Pools.beat` speaks for the agents insi
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,56 +29,7 @@ from quarterdeck.store.pools import pool_of
 from quarterdeck.store.sessions import Database
 from quarterdeck.store.tables import EventRow, JobRow, NodeRow, PoolRow, ProjectRow, RunRow
 from tests.kubernetes.kuberay_server import KubeRayServer, Object, until
-
-
-@pytest.fixture(scope="module")
-def kuberay(kubernetes: Path) -> Iterator[KubeRayServer]:
-    folder = Path(tempfile.mkdtemp(prefix="qd-ray-", dir="/tmp"))  # paths of sockets are short
-    server = KubeRayServer(kubernetes, folder)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def api(kuberay: KubeRayServer) -> Iterator[Kubernetes]:
-    api = connect(kuberay.kubeconfig)
-    yield api
-    api.close()
-
-
-def pool_of_machines(name: str, **group: Any) -> Pool:
-    """One group `h100` on the machines that belong to the pool; each pod takes a whole one."""
-    machine = {"limits": {"nvidia.com/gpu": "8"}}
-
-    def pod(resources: Object) -> Object:
-        container = {"name": "ray", "image": "localhost/host:1", "resources": resources}
-        return {"spec": {"containers": [container], "nodeSelector": {"pool": name}}}
-
-    return Pool.model_validate(
-        {
-            "name": name,
-            "namespace": name,
-            "groups": [
-                {"name": "h100", "accelerator": "H100", "slots": 8, "max_replicas": 3,
-                 "idle_after": 0, **group}
-            ],
-            "template": {
-                "apiVersion": "ray.io/v1",
-                "kind": "RayCluster",
-                "spec": {
-                    "rayVersion": "2.60.0",
-                    "headGroupSpec": {"rayStartParams": {}, "template": pod({})},
-                    "workerGroupSpecs": [
-                        {"groupName": "h100", "template": pod(machine), "minReplicas": 0,
-                         "maxReplicas": 1}
-                    ],
-                },
-            },
-        }
-    )  # fmt: skip
+from tests.kubernetes.pools import pool_of_machines
 
 
 class Pools:
@@ -332,7 +282,8 @@ def test_a_quota_is_full(pools: Pools) -> None:
 def test_a_machine_dies(pools: Pools, one_by_one: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pod would stand in the way for ever; what ran there is proven dead, whether nodes are
     listed or asked for."""
-    monkeypatch.setattr("quarterdeck.cluster.kuberay.ONE_BY_ONE", one_by_one)
+    monkeypatch.setattr("quarterdeck.cluster.nodes.ONE_BY_ONE", one_by_one)
+    monkeypatch.setattr("quarterdeck.cluster.nodes.LISTED_S", 0.5)
     job = pools.submit("one", 8)
     until(lambda: pools.tick() == 0 and pools.pods(), "it grows")
     (pod,) = pools.grown(1)

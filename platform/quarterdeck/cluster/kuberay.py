@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quarterdeck.cluster.kubernetes_client import Kubernetes
-from quarterdeck.cluster.observation import see_failures, see_node, see_pod, together
+from quarterdeck.cluster.nodes import Nodes
+from quarterdeck.cluster.observation import see_failures, see_pod, together
 from quarterdeck.cluster.provider import NodeSeen, PodSeen, PoolSeen, ProviderError, Trouble
 from quarterdeck.cluster.raycluster import (
     POOL_LABEL,
@@ -20,16 +21,15 @@ from quarterdeck.cluster.raycluster import (
 )
 from quarterdeck.specs.pools import Pool
 
-ONE_BY_ONE = 20
-"""Up to so many nodes are asked for by name: a list has all of the Kubernetes cluster."""
-
 
 class KubeRay:
     """The provider of one pool. Every call raises ProviderError."""
 
-    def __init__(self, kubernetes: Kubernetes, pool: Pool) -> None:
+    def __init__(self, kubernetes: Kubernetes, pool: Pool, nodes: Nodes | None = None) -> None:
+        """Pools of one API server may share its `nodes`."""
         self._api = kubernetes
         self._pool = pool
+        self._known = nodes or Nodes(kubernetes)
         space = f"namespaces/{pool.namespace}"
         self._clusters = f"/apis/ray.io/v1/{space}/rayclusters"
         self._core = f"/api/v1/{space}"
@@ -101,14 +101,13 @@ class KubeRay:
 
     def _seen(self, cluster: Mapping[str, Any]) -> PoolSeen:
         uid = cluster["metadata"]["uid"]
-        found = self._api.list(
-            f"{self._core}/pods", labelSelector=f"ray.io/cluster={self._pool.object_name}"
-        )
-        pods = tuple(
-            see_pod(pod)
-            for pod in sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        selector = f"ray.io/cluster={self._pool.object_name}"
+        found = [
+            (str(pod["metadata"]["creationTimestamp"]), see_pod(pod))
+            for pod in self._api.each(f"{self._core}/pods", labelSelector=selector)
             if any(owner["uid"] == uid for owner in pod["metadata"].get("ownerReferences") or ())
-        )
+        ]
+        pods = tuple(pod for _, pod in sorted(found, key=lambda pair: pair[0]))
         nodes, troubles = self._nodes({pod.node for pod in pods if pod.node})
         troubles += see_failures(cluster, self._warnings(cluster, pods))
         annotations = cluster["metadata"].get("annotations") or {}
@@ -128,36 +127,14 @@ class KubeRay:
         )
 
     def _nodes(self, names: set[str]) -> tuple[dict[str, NodeSeen], list[Trouble]]:
-        """What is known of the nodes of the pods. One is gone only if asking for it says so."""
-        if not names:
-            return {}, []
+        """What is known of the nodes of the pods."""
         try:
-            nodes = self._listed(names) if len(names) > ONE_BY_ONE else {}
-            for name in sorted(names - nodes.keys()):
-                nodes[name] = self._node(name)
+            return self._known.seen(names), []
         except ProviderError as error:
             if error.reason != "Forbidden":
                 raise
             message = f"{error}: without it nobody notices that a machine is gone or goes"
             return {}, [Trouble("NodesUnreadable", message)]
-        return nodes, []
-
-    def _listed(self, names: set[str]) -> dict[str, NodeSeen]:
-        """From the server's cache, which may not have the newest yet."""
-        listed = self._api.list("/api/v1/nodes", resourceVersion="0")
-        return {
-            node["metadata"]["name"]: see_node(node)
-            for node in listed
-            if node["metadata"]["name"] in names
-        }
-
-    def _node(self, name: str) -> NodeSeen:
-        try:
-            return see_node(self._api.get(f"/api/v1/nodes/{name}"))
-        except ProviderError as error:
-            if error.reason != "NotFound":
-                raise
-            return NodeSeen(name, dead=f"node {name} was deleted from Kubernetes")
 
     def _warnings(
         self, cluster: Mapping[str, Any], pods: Sequence[PodSeen]
@@ -168,7 +145,7 @@ class KubeRay:
             return []
         selector = f"involvedObject.uid={cluster['metadata']['uid']},type=Warning"
         try:
-            return self._api.list(f"{self._core}/events", fieldSelector=selector)
+            return list(self._api.each(f"{self._core}/events", fieldSelector=selector))
         except ProviderError as error:
             if error.reason != "Forbidden":
                 raise

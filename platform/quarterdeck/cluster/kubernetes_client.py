@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +40,18 @@ class Kubernetes:
         """One object."""
         return self._call("GET", path)
 
-    def list(self, path: str, **query: str) -> list[dict[str, Any]]:
-        """Every object of a list, page after page."""
-        items: list[dict[str, Any]] = []
+    def each(self, path: str, **query: str) -> Iterator[dict[str, Any]]:
+        """Every object of a list. One page of them is held at a time."""
         following = ""
         while True:
             asked = {**query, "limit": str(PAGE)}
             if following:
                 asked["continue"] = following
             answer = self._call("GET", path, query=asked)
-            items += answer.get("items") or []
             following = (answer.get("metadata") or {}).get("continue") or ""
+            yield from answer.pop("items", None) or ()
             if not following:
-                return items
+                return
 
     def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """A new object."""

@@ -65,9 +65,11 @@ def _pools(path: Path | None) -> list[tuple[Pool, PoolProvider]]:
         return []
     from quarterdeck.cluster.kuberay import KubeRay
     from quarterdeck.cluster.kubernetes_client import connect
+    from quarterdeck.cluster.nodes import Nodes
 
     try:
         kubernetes = connect()
     except ProviderError as error:
         raise ProcessFailed(f"no way to Kubernetes: {error}") from error
-    return [(pool, KubeRay(kubernetes, pool)) for pool in pools]
+    nodes = Nodes(kubernetes)
+    return [(pool, KubeRay(kubernetes, pool, nodes)) for pool in pools]
