@@ -21,6 +21,7 @@ from quarterdeck.store.fleet_queries import Machines
 from quarterdeck.store.pools import fresh_pools
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tables import PoolRow
+from quarterdeck.store.tenants import read_tenancy
 
 ARCHITECTURAL = ("heads", "width", "layers", "zero", "batch", "ramp", "positions", "sequence")
 """Rules that no hardware can mend."""
@@ -54,11 +55,14 @@ class Fleet:
     slots: Mapping[str, Mapping[str, int]]
 
 
-def read_fleet(session: Session) -> Fleet:
-    """What is alive now, and what pools could bring."""
+def read_fleet(session: Session, project: str) -> Fleet:
+    """What is alive now, and what pools could bring, of clusters that take a project's runs."""
     hardware: dict[str, list[Hardware]] = {}
     slots: dict[str, dict[str, int]] = {}
+    tenancy = read_tenancy(session)
     for node in fleet_queries.living_machines(session):
+        if tenancy.why_closed(node.cluster, project):
+            continue
         models, model = slots.setdefault(node.cluster, {}), node.accelerator.lower()
         models[model] = models.get(model, 0) + node.slots * node.count
         entry = _hardware(node)
@@ -66,6 +70,8 @@ def read_fleet(session: Session) -> Fleet:
         if entry is not None and entry not in known:
             known.append(entry)
     for pool in fresh_pools(session):
+        if tenancy.why_closed(pool.name, project):
+            continue
         most: dict[str, int] = {}
         known = hardware.setdefault(pool.name, [])
         for machines in _of_pool(pool):

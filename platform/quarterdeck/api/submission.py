@@ -80,17 +80,21 @@ def prepare(
     for document in documents:
         caller.check_project(document.parsed.project)
     check_workdirs(database, documents, artifacts)
+    fleets: dict[str, Fleet] = {}
     with database.read() as session:
-        fleet = read_fleet(session)
-        if not wishes.force:
-            check_shares(session, documents, fleet)
-            check_roles(documents, fleet.slots)
+        for owner in sorted({document.parsed.project for document in documents}):
+            fleet = fleets[owner] = read_fleet(session, owner)
+            if not wishes.force:
+                mine = [document for document in documents if document.parsed.project == owner]
+                check_shares(session, mine, fleet)
+                check_roles(mine, fleet.slots)
     judgements = {
         document.path: _judge(
-            document, fleet, vocabulary_of(document, documents), force=wishes.force
+            document, fleets[document.parsed.project], vocabulary_of(document, documents),
+            force=wishes.force,
         )
         for document in documents
-    }
+    }  # fmt: skip
     return Prepared(documents, judgements)
 
 

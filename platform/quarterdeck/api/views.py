@@ -13,6 +13,7 @@ from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.base import Message
 from quarterdeck.specs.node_facts import NodeFault, SharedSlot, SlotHolder
 from quarterdeck.specs.pool_status import PoolStatus
+from quarterdeck.specs.tenancy import Tenancy
 from quarterdeck.store.asset_queries import Lineage
 from quarterdeck.store.dead_nodes import Held, Part, left_of
 from quarterdeck.store.fleet_queries import Capacity
@@ -27,6 +28,7 @@ from quarterdeck.store.tables import (
     NodeFaultRow,
     NodeRow,
     PoolRow,
+    ProjectRow,
     RunRow,
     SecretRow,
     ServiceRow,
@@ -150,6 +152,7 @@ def cluster_view(row: ClusterRow, capacity: Capacity, pool: PoolRow | None = Non
             "slots_shared": capacity.shared,
             "shared_free": capacity.parts_free / WHOLE if row.phase == "connected" else 0.0,
             "nodes": capacity.nodes,
+            "project": (pool.project if pool is not None else None) or row.project,
             "pool": _pool_view(pool) if pool is not None else None,
         }
     )
@@ -193,6 +196,12 @@ def _shared_slot(number: int, parts: Sequence[Part]) -> SharedSlot:
 
 def key_view(row: KeyRow) -> r.Key:
     return r.Key.model_validate(_columns(row, r.Key))
+
+
+def project_view(row: ProjectRow, tenancy: Tenancy) -> r.Project:
+    return r.Project.model_validate(
+        {**_columns(row, r.Project), "clusters": tenancy.owned_by(row.name)}
+    )
 
 
 def secret_view(row: SecretRow) -> r.SecretInfo:

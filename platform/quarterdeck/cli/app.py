@@ -22,6 +22,7 @@ from quarterdeck.cli import (
     logs,
     models,
     plan,
+    projects,
     rollouts,
     services,
     tunnels,
@@ -84,6 +85,7 @@ def make_app(looks: Sequence[doctor.Look] = ()) -> typer.Typer:
     app.add_typer(datasets.datasets, name="datasets", rich_help_panel=LOOK)
     app.add_typer(fleet.nodes, name="nodes", rich_help_panel=OPERATE)
     app.add_typer(log_policies.log_policies, name="log-policies", rich_help_panel=OPERATE)
+    app.add_typer(projects.projects, name="projects", rich_help_panel=OPERATE)
     app.add_typer(access.keys, name="keys", rich_help_panel=OPERATE)
     app.add_typer(access.secrets, name="secrets", rich_help_panel=OPERATE)
     return app

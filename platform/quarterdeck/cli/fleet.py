@@ -31,6 +31,7 @@ def clusters(output: Output = "table") -> None:
         Column("FREE/SLOTS", lambda cluster: f"{cluster.slots_free}/{cluster.slots}"),
         Column("SHARED", _shared_of_cluster),
         Column("POOL", _pool),
+        Column("PROJECT", lambda cluster: cluster.project or "(shared)"),
         Column("LAST-BEAT", lambda cluster: age(cluster.last_beat_at)),
         Column("ADDRESS", lambda cluster: cluster.address, wide=True),
         Column("AGENT", lambda cluster: cluster.agent_id, wide=True),

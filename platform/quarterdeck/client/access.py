@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from quarterdeck.client.paging import collect
 from quarterdeck.client.transport import API, Transport
 from quarterdeck.specs.resources import Access, Key, NewKey, Project, SecretInfo
+from quarterdeck.specs.tenancy import Isolation
 
 
 class Keys:
@@ -73,7 +74,12 @@ class Projects:
         """Projects that the key may see."""
         return collect(self._transport, Project, f"{API}/projects", None)
 
-    def create(self, name: str) -> Project:
-        """A new project."""
-        body = {"name": name}
+    def create(self, name: str, isolation: Isolation = "shared") -> Project:
+        """A new project; with isolation `cluster` its runs use clusters of its own alone."""
+        body = {"name": name, "isolation": isolation}
         return self._transport.post(Project, f"{API}/projects", body=body, repeatable=False)
+
+    def isolate(self, name: str, isolation: Isolation) -> Project:
+        """Set where what it starts from now on may run."""
+        path, body = f"{API}/projects/{name}", {"isolation": isolation}
+        return self._transport.read(Project, self._transport.send("PUT", path, body=body))

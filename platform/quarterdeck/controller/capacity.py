@@ -141,7 +141,7 @@ class Capacity:
 
 def _declared(pool: Pool) -> Declared:
     groups = [group.model_dump(mode="json") for group in pool.groups]
-    return Declared(pool.name, pool.namespace, pool.object_name, groups)
+    return Declared(pool.name, pool.namespace, pool.object_name, groups, pool.project)
 
 
 def _decide(

@@ -64,6 +64,7 @@ def job_request(job: JobRow, seen: World) -> Request | Pending:
         excluded=excluded,
         shunned=shunned,
         smaller=_smaller(job),
+        project=job.project,
         parts=_parts(job.spec.get("roles"), resources),
         **layout,
     )
@@ -139,6 +140,7 @@ def _replica_request(
         avoid=seen.quarantine.get(service.id, frozenset()),
         excluded=excluded,
         shunned=shunned,
+        project=service.project,
     )
 
 
@@ -184,6 +186,7 @@ def snapshot_of(seen: World, requests: Sequence[Request]) -> Snapshot:
         holds=tuple(_hold(run) for run in seen.holding),
         requests=tuple(requests),
         groups=tuple(view for row in seen.pools for view in group_views(row, row.sizes)),
+        tenancy=seen.tenancy,
     )
 
 
@@ -278,6 +281,7 @@ def _hold(run: Holding) -> Hold:
         ends_at=_ends_at(run),
         quarantined=run.quarantined,
         shared=shared,
+        project=run.project,
     )
 
 

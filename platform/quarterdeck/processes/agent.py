@@ -29,6 +29,7 @@ class AgentOptions:
     node_ip: str = "127.0.0.2"
     accelerator: str = "cpu"
     endpoints_reachable: bool = True
+    project: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     stop_ray: bool = False
     ray_port: int | None = None
@@ -56,6 +57,7 @@ def run_agent(home: Home, options: AgentOptions) -> int:
         join=options.join,
         only_join=options.only_join,
         endpoints_reachable=options.endpoints_reachable,
+        project=options.project,
         labels=dict(options.labels),
         stop_ray=options.stop_ray,
         ray_port=options.ray_port,

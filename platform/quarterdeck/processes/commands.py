@@ -260,6 +260,10 @@ def agent(
     unreachable: Annotated[
         bool, typer.Option("--unreachable", help="Gateways outside cannot reach its engines.")
     ] = False,
+    project: Annotated[
+        str | None,
+        typer.Option(help="Of a head: whose runs alone go to this cluster; default: shared."),
+    ] = None,
     stop_ray: Annotated[
         bool, typer.Option("--stop-ray", help="End Ray and its runs when the agent ends.")
     ] = False,
@@ -288,7 +292,7 @@ def agent(
         key_file=key_file or own_keys(home).agent.path,
         join=join is not None, only_join=only_join, slots=slots, node_ip=node_ip,
         accelerator=accelerator,
-        endpoints_reachable=not unreachable, labels=labels, stop_ray=stop_ray,
+        endpoints_reachable=not unreachable, project=project, labels=labels, stop_ray=stop_ray,
         ray_port=ray_port, ray_token_file=ray_token_file,
     )  # fmt: skip
     with failures():

@@ -20,6 +20,7 @@ from quarterdeck.scheduling.spread import (
     place,
     queue,
 )
+from quarterdeck.scheduling.tenancy import explain_closed
 from quarterdeck.specs.accelerator_share import WHOLE, part
 
 MAX_FORECAST = 32
@@ -38,12 +39,25 @@ def explain(
     `possible` those of them that would take it if they were empty."""
     if possible:
         return _waits(request, possible, now)
+    if request.closed:
+        if closed := explain_closed(snapshot, request):
+            return closed
+        snapshot = _open_to(snapshot, request)
     return (
         _no_cluster(snapshot, request)
         or _no_accelerator(snapshot, request)
         or _excluded(request, sites)
         or _nodes_away(snapshot, request)
         or _too_big(request, sites)
+    )
+
+
+def _open_to(snapshot: Snapshot, request: Request) -> Snapshot:
+    """What there is for a gang to which some clusters are closed."""
+    return replace(
+        snapshot,
+        clusters={n: up for n, up in snapshot.clusters.items() if n not in request.closed},
+        nodes=tuple(node for node in snapshot.nodes if node.cluster not in request.closed),
     )
 
 

@@ -32,6 +32,7 @@ from quarterdeck.scheduling.spread import (
     queue,
     take,
 )
+from quarterdeck.scheduling.tenancy import Doors
 
 MAX_BACKFILL_HEADS = 16
 """With more gangs ahead than this nothing is backfilled: proving it harmless costs too much."""
@@ -44,9 +45,10 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     """
     pools = _pools(snapshot)
     growth = Growth(snapshot.groups, pools, snapshot.clusters)
+    doors = Doors(snapshot)
     assignments: list[Assignment] = []
     pending: list[Pending] = []
-    for asked in sorted(snapshot.requests, key=order):
+    for asked in doors.shown_to(sorted(snapshot.requests, key=order)):
         mine = _eligible(pools, asked)
         shuns = asked.shunned and any(site.fits_if_empty(asked) for site in mine)
         request = asked if shuns or not asked.shunned else replace(asked, shunned={})

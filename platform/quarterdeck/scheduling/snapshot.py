@@ -9,6 +9,7 @@ from math import inf
 
 from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.protocol import RankPlacement
+from quarterdeck.specs.tenancy import Tenancy
 
 MEMORY_UNKNOWN = 1 << 62
 """Bytes of a machine of which nobody knows: enough for everything."""
@@ -78,6 +79,7 @@ class Hold:
     """Of a run that was given up and is not proven dead."""
     shared: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     """Parts of shared slots: by node and number of the slot its thousandths."""
+    project: str = "default"
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,9 @@ class Request:
     """Degrees (data, tensor, pipeline) to make do with, the ones to prefer first."""
     parts: tuple[Part, ...] = ()
     share: int = WHOLE
+    project: str = "default"
+    closed: Mapping[str, str] = field(default_factory=dict)
+    """Clusters that it may not use, and why: the plan fills it in (tenancy.py)."""
 
     @property
     def ranks(self) -> int:
@@ -159,6 +164,7 @@ class Snapshot:
     holds: tuple[Hold, ...]
     requests: tuple[Request, ...]
     groups: tuple[GroupView, ...] = ()
+    tenancy: Tenancy = field(default_factory=Tenancy)
 
 
 @dataclass(frozen=True)

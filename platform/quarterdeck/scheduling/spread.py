@@ -138,7 +138,9 @@ def by_pool(nodes: Iterable[NodeView]) -> dict[PoolKey, list[NodeView]]:
 def choices(keys: Iterable[PoolKey], request: Request) -> list[tuple[PoolKey, ...]]:
     """The pools, of these, that the gang may have: one or, of one cluster, several together."""
     models = request.models
-    mine = [key for key in keys if request.cluster in (None, key[0])]
+    mine = [
+        key for key in keys if request.cluster in (None, key[0]) and key[0] not in request.closed
+    ]
     if len(models) < 2:
         return [(key,) for key in mine if not models or key[1] == models[0]]
     known = set(mine)

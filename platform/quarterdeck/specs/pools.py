@@ -63,6 +63,8 @@ class Pool(Spec):
     namespace: Name = "default"
     object: Name | None = None
     """The RayCluster's name; default: `quarterdeck-` and the pool's name."""
+    project: Name | None = None
+    """The project whose runs alone go there; None: shared by all that are not isolated."""
     groups: Annotated[list[WorkerGroup], Field(min_length=1)]
     template: dict[str, Any]
     """The whole RayCluster manifest: the pods of its head and of each group."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from quarterdeck.specs.accelerator_share import WHOLE
-from quarterdeck.specs.base import Message
+from quarterdeck.specs.base import Message, Name
 from quarterdeck.specs.beats import CheckpointManifest, FileEntry
 from quarterdeck.specs.log_policies import OrderedPolicy
 from quarterdeck.specs.warming import WarmReport, WeightsToWarm
@@ -90,6 +90,8 @@ class AgentBeat(Message):
     """Ray's token, handed to machines that join; stored encrypted."""
     endpoints_reachable: bool = True
     """Whether gateways outside can reach engines of this cluster directly."""
+    project: Name | None = None
+    """The project whose runs alone go to this cluster; None: shared."""
     versions: dict[str, str] = {}
     nodes: list[NodeReport] = []
     runs: list[RunSighting] = []

@@ -11,6 +11,7 @@ from quarterdeck.specs.log_policies import LogPolicy, OrderedPolicy
 from quarterdeck.specs.node_facts import ConfirmedDeath, NodeFault, QuarantinedRun, SharedSlot
 from quarterdeck.specs.pool_status import PoolStatus
 from quarterdeck.specs.protocol import RankPlacement
+from quarterdeck.specs.tenancy import Isolation
 
 JobPhase = Literal[
     "waiting", "queued", "starting", "running", "stopping", "suspended",
@@ -234,6 +235,8 @@ class Cluster(Message):
     agent_id: str | None = None
     address: str = ""
     endpoints_reachable: bool = True
+    project: str | None = None
+    """The project whose runs alone go there; None: shared by all that are not isolated."""
     versions: dict[str, str] = {}
     last_beat_at: datetime | None = None
     pool: PoolStatus | None = None
@@ -319,6 +322,10 @@ class SecretInfo(Message):
 
 class Project(Message):
     name: str
+    isolation: Isolation = "shared"
+    """cluster: its runs go to clusters of its own alone, where nobody else's run."""
+    clusters: list[str] = []
+    """Its own."""
     created_at: datetime
 
 

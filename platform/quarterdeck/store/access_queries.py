@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from quarterdeck.specs.tenancy import Isolation
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import NotFound
 from quarterdeck.store.inserts import insert_ignoring
@@ -36,15 +37,33 @@ def list_projects(
     return fetch_page(session, query, keys, descending=False, cursor=cursor, limit=limit)
 
 
-def add_project(session: Session, name: str, *, actor: str) -> ProjectRow:
+def add_project(
+    session: Session, name: str, *, actor: str, isolation: Isolation = "shared"
+) -> ProjectRow:
     """Insert a project; a name that is taken fails at the flush (failures.Duplicate)."""
-    row = ProjectRow(name=name)
+    row = ProjectRow(name=name, isolation=isolation)
     session.add(row)
     session.flush()
     append_event(
         session, type="project.created", subject=f"project/{name}", subject_id=name, project=name,
         message=f"project {name} created", actor=actor,
     )  # fmt: skip
+    return row
+
+
+def isolate_project(session: Session, name: str, isolation: Isolation, *, actor: str) -> ProjectRow:
+    """Set where a project's runs may start from now on. Raises NotFound."""
+    row = session.get(ProjectRow, name, with_for_update=True)
+    if row is None:
+        raise NotFound("project", name)
+    if row.isolation != isolation:
+        row.isolation = isolation
+        what = "is isolated in clusters of its own" if isolation == "cluster" else "shares clusters"
+        append_event(
+            session, type="project.isolation", subject=f"project/{name}", subject_id=name,
+            project=name, message=f"project {name} {what}", actor=actor,
+            data={"isolation": isolation},
+        )  # fmt: skip
     return row
 
 

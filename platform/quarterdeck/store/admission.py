@@ -11,6 +11,7 @@ from sqlalchemy import and_, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from quarterdeck.lifecycle.run import ENDED
+from quarterdeck.specs.tenancy import Tenancy
 from quarterdeck.store.capacity import Holding, holding_runs
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
@@ -30,6 +31,7 @@ from quarterdeck.store.tables import (
     SecretRow,
     ServiceRow,
 )
+from quarterdeck.store.tenants import read_tenancy
 from quarterdeck.store.text import clean
 from quarterdeck.store.transitions import ACTOR
 
@@ -61,6 +63,8 @@ class World:
     """What is open since a backup was restored."""
     pools: Sequence[PoolRow] = ()
     """Those that may bring machines."""
+    tenancy: Tenancy = field(default_factory=Tenancy)
+    """Whose clusters are whose."""
 
     @cached_property
     def quarantine(self) -> Mapping[str, frozenset[str]]:
@@ -143,6 +147,7 @@ def world(session: Session, leased: Sequence[str] = ()) -> World:
         faults=faults_of_waiting(session),
         restore=read_restore(session),
         pools=fresh_pools(session),
+        tenancy=read_tenancy(session),
     )
 
 

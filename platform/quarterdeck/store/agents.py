@@ -53,7 +53,9 @@ def record_agent_beat(
         select(ClusterRow).where(ClusterRow.name == cluster).with_for_update()
     ).one_or_none()
     if row is None:
-        row = ClusterRow(id=new_id("cluster"), name=cluster, generation=generation(session))
+        row = ClusterRow(
+            id=new_id("cluster"), name=cluster, project=beat.project, generation=generation(session)
+        )  # fmt: skip
         session.add(row)
         session.flush()
         append_event(
@@ -74,6 +76,8 @@ def record_agent_beat(
     row.agent_started_at = beat.started_at
     row.address = beat.address
     row.endpoints_reachable = beat.endpoints_reachable
+    if row.project != beat.project:
+        _change_owner(session, row, beat)
     row.versions = dict(beat.versions)
     row.last_beat_at = now
     if encrypted_token is not None:
@@ -96,6 +100,20 @@ def _take_over(row: ClusterRow, beat: AgentBeat) -> None:
     if beat.agent_id in retired or (since is not None and beat.started_at < since - tolerated):
         raise AgentSuperseded(row.name, beat.agent_id)
     row.retired_agents = [*retired, row.agent_id][-MOST_RETIRED:]
+
+
+def _change_owner(session: Session, row: ClusterRow, beat: AgentBeat) -> None:
+    before, row.project = row.project, beat.project
+    append_event(
+        session, type="cluster.project", subject=f"cluster/{row.name}", subject_id=row.id,
+        project=row.project or "default", actor=beat.agent_id,
+        message=f"cluster {row.name} {_whose('is', row.project)}, {_whose('was', before)}",
+        data={"project": row.project, "before": before},
+    )  # fmt: skip
+
+
+def _whose(verb: str, project: str | None) -> str:
+    return f"{verb} of project {project} alone" if project else f"{verb} shared"
 
 
 def _record_nodes(session: Session, cluster: str, beat: AgentBeat) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -20,10 +20,12 @@ from sqlalchemy.sql.expression import ColumnElement
 from quarterdeck.lifecycle.run import ENDED
 from quarterdeck.specs.accelerator_share import WHOLE, part
 from quarterdeck.specs.protocol import RankPlacement
+from quarterdeck.specs.tenancy import Tenancy
 from quarterdeck.store.errors import CapacityTaken
 from quarterdeck.store.settings import generation
 from quarterdeck.store.slots import SlotCount
 from quarterdeck.store.tables import ClusterRow, NodeRow, RunRow
+from quarterdeck.store.tenants import read_tenancy
 
 _ROOMS = "rooms"
 _OF_SPEC = frozenset({"resources", "roles", "max_duration"})
@@ -48,6 +50,9 @@ class _Room:
     slots: dict[str, int]
     """By node, of those that take work."""
     used: SlotCount
+    tenancy: Tenancy = field(default_factory=Tenancy)
+    guests: set[str] = field(default_factory=set)
+    """The projects of runs that hold slots, where a project is isolated."""
 
 
 class Holding(NamedTuple):
@@ -58,6 +63,7 @@ class Holding(NamedTuple):
     owner_type: str
     owner_id: str
     owner_name: str
+    project: str
     epoch: int
     cluster: str
     quarantined: bool
@@ -116,7 +122,10 @@ def held_capacity(session: Session) -> dict[str, Usage]:
 def tentative(session: Session) -> Iterator[None]:
     """A savepoint; what is raised rolls it back, with the room that was reserved inside."""
     rooms: dict[str, _Room] = session.info.get(_ROOMS, {})
-    before = {name: replace(room, used=room.used.copy()) for name, room in rooms.items()}
+    before = {
+        name: replace(room, used=room.used.copy(), guests=set(room.guests))
+        for name, room in rooms.items()
+    }
     try:
         with session.begin_nested():
             yield
@@ -125,14 +134,19 @@ def tentative(session: Session) -> Iterator[None]:
         raise
 
 
-def reserve(session: Session, cluster: str, placements: Sequence[RankPlacement]) -> None:
-    """Take room for one gang, one creator a cluster at a time. Raises CapacityTaken."""
+def reserve(
+    session: Session, cluster: str, project: str, placements: Sequence[RankPlacement]
+) -> None:
+    """Take room for one gang of a project, one creator a cluster at a time. Raises
+    CapacityTaken."""
     rooms: dict[str, _Room] = session.info.get(_ROOMS, {})
     room = rooms.get(cluster) or _room(session, cluster, None)
     if not room.connected:
         raise CapacityTaken(f"cluster {cluster} is not connected any more")
     if not room.told:
         raise CapacityTaken(f"cluster {cluster} has not told what lives there since a restore")
+    if closed := room.tenancy.why_closed(cluster, project, room.guests):
+        raise CapacityTaken(f"cluster {cluster} is closed to project {project}: it {closed}")
     wanted = slots_used_by(placements)
     for node_id, count in wanted.slots.items():
         if node_id not in room.slots:
@@ -151,6 +165,7 @@ def reserve(session: Session, cluster: str, placements: Sequence[RankPlacement])
                 )
     for placement in placements:
         _count_one(room.used, placement)
+    room.guests.add(project)
 
 
 def count_placed(session: Session, cluster: str, runs: int = 1) -> None:
@@ -196,13 +211,21 @@ def _room(session: Session, cluster: str, known: Usage | None) -> _Room:
         )
     )
     placed = found.placed if found is not None else 0
+    tenancy = read_tenancy(session, cluster)
     return _Room(
         connected=found is not None and found.phase == "connected",
         told=found is not None and found.generation >= generation(session),
         placed=placed,
         slots={row.id: row.slots for row in nodes},
         used=known.used.copy() if known and known.placed == placed else _count(session, cluster),
+        tenancy=tenancy,
+        guests=_guests(session, cluster) if tenancy.isolated else set(),
     )
+
+
+def _guests(session: Session, cluster: str) -> set[str]:
+    query = select(RunRow.project).where(RunRow.cluster == cluster, _holds()).distinct()
+    return set(session.scalars(query))
 
 
 def _count(session: Session, cluster: str) -> SlotCount:

@@ -50,7 +50,7 @@ def start_job(session: Session, job: JobRow, new: NewRun, *, lease_id: str | Non
     Raises StaleRow when the job changed, CapacityTaken when the slots are gone; the caller's
     transaction must then be rolled back.
     """
-    reserve(session, new.cluster, new.placements)
+    reserve(session, new.cluster, job.project, new.placements)
     checkpoint = last_checkpoint(session, job.id) if job.epoch else None
     run = _of_job(_new_row(session, new, job.id, job.epoch), job)
     run.resume_checkpoint = checkpoint.id if checkpoint else None
@@ -72,7 +72,7 @@ def start_jobs(
     now = generation(session)
     runs = []
     for job, new in starts:
-        reserve(session, new.cluster, new.placements)
+        reserve(session, new.cluster, job.project, new.placements)
         runs.append(_of_job(_row(new, next_epoch(0, now), 1, now), job))
     moves = [_placed(job, run) for (job, _), run in zip(starts, runs, strict=True)]
     move_jobs(session, moves, lease_id=lease_id)
@@ -110,7 +110,7 @@ def start_replica(session: Session, service: ServiceRow, new: NewRun) -> RunRow:
 
     Raises StaleRow or CapacityTaken like `start_job`.
     """
-    reserve(session, new.cluster, new.placements)
+    reserve(session, new.cluster, service.project, new.placements)
     result = session.execute(
         update(ServiceRow)
         .where(

@@ -36,6 +36,7 @@ class Declared:
     namespace: str
     object: str
     groups: Sequence[Mapping[str, Any]]
+    project: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def declare_pools(session: Session, pools: Sequence[Declared]) -> None:
     session.execute(delete(PoolRow).where(PoolRow.name.not_in([pool.name for pool in pools])))
     for pool in pools:
         values = {
-            "namespace": pool.namespace, "object": pool.object,
+            "namespace": pool.namespace, "object": pool.object, "project": pool.project,
             "groups": [dict(group) for group in pool.groups],
         }  # fmt: skip
         new = {"name": pool.name, **values, "sizes": {}, "idle_since": {}, "reason": "",

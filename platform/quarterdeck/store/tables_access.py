@@ -15,6 +15,8 @@ class ProjectRow(Base):
     __tablename__ = "projects"
 
     name: Mapped[str] = mapped_column(primary_key=True)
+    isolation: Mapped[str] = mapped_column(default="shared", server_default="shared")
+    """shared, or cluster: its runs use clusters of its own alone."""
     created_at: Mapped[datetime] = mapped_column(default=database_now())
 
 

@@ -49,6 +49,8 @@ class ClusterRow(Base):
     """The newest under which the agent has told every supervisor that lives here."""
     placed: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """How many runs were ever created here: see capacity.py."""
+    project: Mapped[str | None]
+    """Whose it is, as its agent says; None: shared. What its pool says comes first."""
     created_at: Mapped[datetime] = mapped_column(default=database_now())
 
 
@@ -62,6 +64,8 @@ class PoolRow(Base):
     namespace: Mapped[str]
     object: Mapped[str]
     """The RayCluster's name."""
+    project: Mapped[str | None]
+    """Whose it is, as the file says; None: shared."""
     groups: Mapped[list[Any]]
     """What the file says of each group (specs.pools.WorkerGroup)."""
     sizes: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -124,3 +124,38 @@ def test_gateways_are_told_the_limits_of_a_key(platform: Platform) -> None:
         refused = platform.admin.post("/keys", {"name": "x", "access": "viewer", **wrong})
         assert problem(refused) == "invalid_document"
         assert next(iter(wrong)) in refused.text
+
+
+def test_projects_are_isolated_by_an_administrator_of_the_installation(platform: Platform) -> None:
+    made = platform.admin.post("/projects", {"name": "nlp", "isolation": "cluster"}).json()
+    assert (made["isolation"], made["clusters"]) == ("cluster", [])
+    assert platform.admin.post("/projects", {"name": "cv"}).json()["isolation"] == "shared"
+    platform.agent.post("/agents/own/beat", agent_beat(project="cv"))
+    changed = platform.admin.put("/projects/cv", {"isolation": "cluster"})
+    assert changed.json()["clusters"] == ["own"]
+    assert platform.admin.put("/projects/cv", {"isolation": "cluster"}).json() == changed.json()
+    assert platform.admin.get("/clusters/own").json()["project"] == "cv"
+    chief = platform.key("admin", "nlp")
+    assert problem(chief.put("/projects/nlp", {"isolation": "shared"})) == "access_denied"
+    assert problem(platform.admin.put("/projects/x", {"isolation": "shared"})) == "not_found"
+    assert platform.admin.put("/projects/cv", {"isolation": "own"}).status_code == 422
+    with platform.database.read() as session:
+        events = session.scalars(select(EventRow).where(EventRow.type == "project.isolation"))
+        assert [event.message for event in events] == [
+            "project cv is isolated in clusters of its own"
+        ]
+
+
+def test_planning_and_notes_of_a_project_know_its_clusters_alone(platform: Platform) -> None:
+    platform.admin.post("/projects", {"name": "nlp", "isolation": "cluster"})
+    platform.agent.post("/agents/a/beat", agent_beat(slots=8))
+    document = {**command("wide", ranks=4), "project": "nlp"}
+    applied = platform.admin.post("/apply", {"documents": [document]}).json()
+    assert applied["results"][0]["message"] == "waits for a cluster to connect"
+    beat = agent_beat(slots=2, project="nlp")
+    beat["nodes"][0]["node_id"] = "own1"
+    platform.agent.post("/agents/own/beat", beat)
+    documents = [{**document, "name": "other"}, command("shared", ranks=4)]
+    applied = platform.admin.post("/apply", {"documents": documents}).json()
+    messages = {one["name"]: one["message"] for one in applied["results"]}
+    assert messages == {"other": "waits: needs 4 slots, the largest cluster has 2", "shared": ""}

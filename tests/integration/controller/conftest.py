@@ -59,6 +59,7 @@ class Agent:
     accelerators: dict[str, str] = field(default_factory=dict)
     """By node; others are CPU machines."""
     agent_id: str = "agent-1"
+    project: str | None = None
     seqs: dict[str, int] = field(default_factory=dict)
 
     def beat(self, **sightings: str) -> None:
@@ -68,6 +69,7 @@ class Agent:
         beat = AgentBeat(
             agent_id=self.agent_id,
             started_at=NOW,
+            project=self.project,
             nodes=[
                 NodeReport(
                     node_id=node,

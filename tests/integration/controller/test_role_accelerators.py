@@ -112,10 +112,10 @@ def test_a_gang_that_comes_too_late_takes_nothing_of_any_pool(mixed: Any) -> Non
     full = [RankPlacement(rank=0, node_id="l1", slots=4)]
     with mixed.database.write() as session:
         hold_capacity(session, ["a"])
-        reserve(session, "a", full)
+        reserve(session, "a", "default", full)
         with pytest.raises(CapacityTaken, match="node l1 has fewer than 1 slots"):
             with tentative(session):
-                reserve(session, "a", wanted)
+                reserve(session, "a", "default", wanted)
         assert held_capacity(session)["a"].used.slots == {"l1": 4}
 
 

@@ -219,7 +219,7 @@ def test_the_check_at_commit_counts_a_shared_slot_once(small: Any) -> None:
         hold_capacity(session, ["a"])
 
         def take(wanted: RankPlacement) -> None:
-            reserve(session, "a", [wanted])
+            reserve(session, "a", "default", [wanted])
 
         take(place(0, 500))
         take(place(0, 500))

@@ -149,6 +149,7 @@ class Agent:
             ray_token=self._token,
             endpoints_reachable=self._settings.endpoints_reachable,
             versions=own_versions(),
+            project=self._settings.project,
             nodes=nodes,
             runs=self._sightings(),
             generation=generation,

@@ -26,6 +26,8 @@ class AgentSettings:
     only_join: bool = False
     """With `join`: never become the head, but wait for one."""
     endpoints_reachable: bool = True
+    project: str | None = None
+    """The project to which the cluster belongs; None: shared."""
     labels: dict[str, str] = field(default_factory=dict)
     object_store_bytes: int = 100_000_000
     ray_port: int | None = None

@@ -11,17 +11,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from quarterdeck.api.auth import Admin, Operator, ProjectQuery, Viewer
 from quarterdeck.api.credentials import new_credential
 from quarterdeck.api.idempotency import Creating, once
-from quarterdeck.api.parameters import Cursor, Identity, Limit
+from quarterdeck.api.parameters import Cursor, Identity, Limit, NamePath
 from quarterdeck.api.problems import ProblemError, documented
 from quarterdeck.api.state import State
 from quarterdeck.api.strict_json import StrictRoute
-from quarterdeck.api.views import key_view, secret_view
+from quarterdeck.api.views import key_view, project_view, secret_view
 from quarterdeck.specs import resources as r
 from quarterdeck.specs.base import Name
+from quarterdeck.specs.tenancy import Isolation
 from quarterdeck.specs.units import Seconds
 from quarterdeck.store import access_queries, key_queries
 from quarterdeck.store.failures import Duplicate
 from quarterdeck.store.sessions import Session
+from quarterdeck.store.tenants import read_tenancy
 
 router = APIRouter(route_class=StrictRoute, tags=["access"])
 _LIST = documented("key_unknown", "access_denied")
@@ -61,11 +63,22 @@ class SecretValue(BaseModel):
 
 
 class ProjectRequest(BaseModel):
-    """A project to make."""
+    """A project to make. With isolation `cluster` its runs go to clusters of its own alone."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "nlp"}]})
 
     name: Name
+    isolation: Isolation = "shared"
+
+
+class ProjectChange(BaseModel):
+    """What of a project can be changed. What runs goes on until it ends."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"isolation": "cluster"}]}
+    )
+
+    isolation: Isolation
 
 
 @router.get("/whoami", response_model=r.Key, responses=_LIST)
@@ -175,7 +188,8 @@ def list_projects(state: State, caller: Viewer, limit: Limit = 100, cursor: Curs
         rows, following = access_queries.list_projects(
             session, caller.project, cursor=cursor, limit=limit
         )
-    items = [r.Project(name=row.name, created_at=row.created_at) for row in rows]
+        tenancy = read_tenancy(session)
+    items = [project_view(row, tenancy) for row in rows]
     return r.Page(items=items, next_cursor=following)
 
 
@@ -192,11 +206,23 @@ def create_project(body: ProjectRequest, state: State, caller: Admin, creation: 
     def work(session: Session) -> r.Project:
         if access_queries.project_exists(session, body.name):
             raise ProblemError("name_taken", f"project {body.name!r} exists: choose another name")
-        row = access_queries.add_project(session, body.name, actor=caller.actor)
+        row = access_queries.add_project(
+            session, body.name, actor=caller.actor, isolation=body.isolation
+        )
         session.refresh(row)
-        return r.Project(name=row.name, created_at=row.created_at)
+        return project_view(row, read_tenancy(session))
 
     try:
         return once(state, caller, creation, r.Project, work)
     except Duplicate as error:
         raise ProblemError("name_taken", f"project {body.name!r} was just made") from error
+
+
+@router.put("/projects/{name}", response_model=r.Project, responses=_READ)
+def change_project(name: NamePath, body: ProjectChange, state: State, caller: Admin) -> Any:
+    """Isolate a project, or let it share clusters again: of what starts from now on. Needs a key
+    of the whole installation."""
+    caller.check_everywhere()
+    with state.database.write() as session:
+        row = access_queries.isolate_project(session, name, body.isolation, actor=caller.actor)
+        return project_view(row, read_tenancy(session))

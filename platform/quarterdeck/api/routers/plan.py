@@ -52,7 +52,7 @@ def plan(body: PlanRequest, state: State, caller: Viewer, project: ProjectQuery 
         resources = spec.resources.model_copy(update={"accelerator": body.accelerator})
         spec = spec.model_copy(update={"resources": resources})
     with state.database.read() as session:
-        fleet = read_fleet(session)
+        fleet = read_fleet(session, spec.project)
     try:
         choices = choose_hardware(spec, fleet) or [_default()]
         plans = [plan_on(spec, hardware, body.vocab_size) for hardware in choices]

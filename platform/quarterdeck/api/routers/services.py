@@ -128,7 +128,7 @@ def put_service(
         resolved = Resolver(session, {}, {}).resolve(one)
         if resolved.errors:
             raise refuse(resolved.errors)
-        check_shares(session, [one], read_fleet(session))
+        check_shares(session, [one], read_fleet(session, row.project))
         change_service(session, row, one, actor=caller.actor)
         response.headers["ETag"] = etag(row.version)
         return show(session, row)

@@ -18,6 +18,7 @@ from quarterdeck.specs.base import NAME_PATTERN
 from quarterdeck.specs.beats import FileEntry
 from quarterdeck.specs.protocol import ResolvedAsset, WeightsOrder
 from quarterdeck.specs.resources import FieldProblem
+from quarterdeck.specs.tenancy import Tenancy
 from quarterdeck.specs.warming import (
     WEIGHTS,
     ModelWarmth,
@@ -28,6 +29,7 @@ from quarterdeck.specs.warming import (
 from quarterdeck.store import asset_queries, fleet_queries, warming
 from quarterdeck.store.sessions import Session
 from quarterdeck.store.tables import AssetVersionRow, NodeRow, WarmingRow
+from quarterdeck.store.tenants import read_tenancy
 
 models = APIRouter(prefix="/models", route_class=StrictRoute, tags=["models"])
 agents = APIRouter(prefix="/agents", route_class=StrictRoute, tags=["machines"])
@@ -76,7 +78,7 @@ def warm_model(
     with state.database.write() as session:
         asset = asset_queries.get_version(session, "model", name, home, version)
         _check_weights(asset)
-        nodes = _nodes(session, body)
+        nodes = _nodes(session, body, home)
         return _view(session, asset, warming.ask_for(session, asset, nodes, actor=caller.actor))
 
 
@@ -127,7 +129,8 @@ def _check_weights(asset: AssetVersionRow) -> None:
         )
 
 
-def _nodes(session: Session, body: WarmRequest) -> Sequence[NodeRow]:
+def _nodes(session: Session, body: WarmRequest, project: str) -> Sequence[NodeRow]:
+    tenancy = read_tenancy(session)
     if body.nodes:
         found = {
             row.id: row for row in (fleet_queries.get_node(session, one) for one in body.nodes)
@@ -135,10 +138,12 @@ def _nodes(session: Session, body: WarmRequest) -> Sequence[NodeRow]:
         for row in found.values():
             if row.phase == "dead":
                 raise ProblemError("node_gone", f"node {row.host} ({row.id}) is dead")
+            _check_open(tenancy, row.cluster, project)
         return list(found.values())
     where = f"cluster {body.cluster!r}" if body.cluster else "the installation"
     if body.cluster:
         fleet_queries.get_cluster(session, body.cluster)
+        _check_open(tenancy, body.cluster, project)
     rows = fleet_queries.machines(session, body.cluster, MOST_NODES + 1)
     if not rows:
         raise ProblemError("node_gone", f"{where} has no living node")
@@ -146,7 +151,14 @@ def _nodes(session: Session, body: WarmRequest) -> Sequence[NodeRow]:
         raise ProblemError(
             "warmings_full", f"{where} has more than {MOST_NODES} nodes: name some of them"
         )
-    return rows
+    return [row for row in rows if not tenancy.why_closed(row.cluster, project)]
+
+
+def _check_open(tenancy: Tenancy, cluster: str, project: str) -> None:
+    """Weights of a project lie where its runs may: raises ProblemError."""
+    if why := tenancy.why_closed(cluster, project):
+        message = f"cluster {cluster} {why}, and takes no weights of project {project}"
+        raise ProblemError("invalid_document", message)
 
 
 def _view(session: Session, asset: AssetVersionRow, rows: Sequence[WarmingRow]) -> ModelWarmth:

@@ -5,6 +5,9 @@ pools:
   - name: {{ $pool.name }}
     namespace: {{ $.Release.Namespace }}
     object: {{ include "quarterdeck.fullname" $ }}-{{ $pool.name }}
+    {{- with $pool.project }}
+    project: {{ . }}
+    {{- end }}
     groups:
       {{- range $group := $pool.groups }}
       - name: {{ $group.name }}
