@@ -109,7 +109,7 @@ def of(group: str, resource: str, *verbs: str) -> set[tuple[str, str, str]]:
 
 ANYBODY = f"system:serviceaccount:{NAMESPACE}:nobody-gave-it-anything"
 CONTROLLER = (
-    of("ray.io", "rayclusters", "get", "list", "create", "patch")
+    of("ray.io", "rayclusters", "get", "list", "create", "patch", "delete")
     | of("", "pods", "list", "delete")
     | of("", "events", "list")
     | of("", "nodes", "get", "list")

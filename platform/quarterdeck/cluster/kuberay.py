@@ -70,6 +70,21 @@ class KubeRay:
             self._api.patch(f"{self._clusters}/{self._pool.object_name}", patch)
         return bool(patch)
 
+    def beside(self, pool: Pool) -> KubeRay:
+        """The provider of another pool of the same API server."""
+        return KubeRay(self._api, pool)
+
+    def delete(self) -> bool:
+        """Delete the RayCluster after its pods; whether it is gone."""
+        cluster = self._read()
+        if cluster is None:
+            return True
+        if "deletionTimestamp" not in cluster["metadata"]:
+            uid = cluster["metadata"]["uid"]
+            options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+            self._api.delete(f"{self._clusters}/{self._pool.object_name}", options)
+        return False
+
     def bury(self, pod: PodSeen) -> None:
         """Delete the pod of a dead machine at once: nothing on it will ever say that it ended, and
         KubeRay brings no other while it is there."""

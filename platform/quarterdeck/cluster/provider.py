@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
+from quarterdeck.specs.pools import Pool
+
 Reason = Literal[
     "NoCredentials", "KubernetesUnreachable", "Forbidden", "NotFound", "Conflict", "Refused",
     "NotOurs",
@@ -106,6 +108,14 @@ class PoolProvider(Protocol):
     def resize(self, seen: PoolSeen, wanted: Mapping[str, int], remove: Sequence[str]) -> bool:
         """Order this many machines of each group, and name the pods that go; whether anything
         was to be changed. Refused as Conflict when the pool changed since it was `seen`."""
+        ...
+
+    def beside(self, pool: Pool) -> PoolProvider:
+        """The provider of another pool in the same place."""
+        ...
+
+    def delete(self) -> bool:
+        """Take the whole pool away; whether it is gone, its pods too."""
         ...
 
     def bury(self, pod: PodSeen) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from quarterdeck.cluster.provider import PoolProvider, PoolSeen, ProviderError
 from quarterdeck.cluster.sizing import Bounds, Size, size
+from quarterdeck.controller.own_clusters import OwnClusters
 from quarterdeck.controller.pool_machines import (
     NOT_CREATED,
     Matched,
@@ -25,7 +26,13 @@ from quarterdeck.controller.pool_machines import (
     news_of_nodes,
     verdicts,
 )
-from quarterdeck.controller.requests import group_views, job_request, replica_requests, snapshot_of
+from quarterdeck.controller.requests import (
+    group_views,
+    job_request,
+    replica_requests,
+    snapshot_of,
+    within_budgets,
+)
 from quarterdeck.scheduling.plan import plan
 from quarterdeck.scheduling.snapshot import Demand, Plan, Request
 from quarterdeck.specs.pools import Pool
@@ -88,6 +95,8 @@ class Capacity:
                     continue
             try:
                 changed += self._look(pool, provider, lease_id)
+                own = OwnClusters(self._database, pool, provider, self._look_if_asked)
+                changed += own.tick(lease_id)
             except StaleRow as stale:
                 log.info("capacity dropped a stale result: %s", stale)
             finally:
@@ -95,10 +104,16 @@ class Capacity:
                     release_pool(session, pool.name, lease_id, rest=self._rest)
         return changed
 
-    def _look(self, pool: Pool, provider: PoolProvider, lease_id: str) -> int:
+    def _look_if_asked(self, pool: Pool, provider: PoolProvider, lease_id: str) -> int:
+        """Look at a cluster of one run: it is made when there is room for its machines."""
+        return self._look(pool, provider, lease_id, if_asked=True)
+
+    def _look(
+        self, pool: Pool, provider: PoolProvider, lease_id: str, *, if_asked: bool = False
+    ) -> int:
         changed, reason, message = 0, "", ""
         try:
-            changed, trouble = self._size(pool, provider, lease_id)
+            changed, trouble = self._size(pool, provider, lease_id, if_asked=if_asked)
             if trouble:
                 reason, message = trouble
         except ProviderError as error:
@@ -112,11 +127,13 @@ class Capacity:
         return changed
 
     def _size(
-        self, pool: Pool, provider: PoolProvider, lease_id: str
+        self, pool: Pool, provider: PoolProvider, lease_id: str, *, if_asked: bool
     ) -> tuple[int, tuple[str, str] | None]:
         """How many things were changed, and what is wrong with the pool as a whole."""
         seen = provider.look()
         if seen is None:
+            if if_asked and not self._asked(pool):
+                return 0, None
             provider.create()
             return 1, None
         with self._database.read() as session:
@@ -137,6 +154,16 @@ class Capacity:
             changed += 1
         notes = [one for one in seen.troubles if one.reason not in NOT_CREATED]
         return changed, (notes[0].reason, notes[0].message) if notes else None
+
+    def _asked(self, pool: Pool) -> bool:
+        """Whether machines would come for somebody, were the cluster there."""
+        with self._database.read() as session:
+            found = world(session)
+            row = pool_of(session, pool.name)
+        if row is None:
+            raise StaleRow(f"cluster {pool.name} is forgotten")
+        needs = _needs(found, row, {})
+        return any(needs.demands.get((pool.name, one.name), Demand()).new for one in pool.groups)
 
 
 def _declared(pool: Pool) -> Declared:
@@ -200,8 +227,9 @@ def _needs(found: World, row: PoolRow, facts: Facts) -> Plan:
             requests += replica_requests(service, found)
     others = [one for one in found.pools if one.name != row.name]
     groups = [view for one in others for view in group_views(one, one.sizes)]
-    snapshot = snapshot_of(replace(found, pools=()), requests)
-    return plan(replace(snapshot, groups=(*groups, *group_views(row, facts))), found.now)
+    snapshot = snapshot_of(found, requests)
+    groups += group_views(row, facts)
+    return plan(replace(snapshot, groups=within_budgets(groups)), found.now)
 
 
 def _quota(facts: Mapping[str, Any]) -> str:

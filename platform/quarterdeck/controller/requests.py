@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from math import inf
 from typing import Any
 
+from quarterdeck.controller.own_requests import waits_for_own
 from quarterdeck.lifecycle.faults import exclusions
 from quarterdeck.lifecycle.replicas import ReplicaFacts, missing
 from quarterdeck.scheduling.snapshot import (
@@ -48,6 +51,27 @@ def job_request(job: JobRow, seen: World) -> Request | Pending:
         )
     if job.restart_at is not None and job.restart_at > seen.now:
         return _backing_off(job, job.restart_at)
+    request = _request(job, seen, layout)
+    if image := image_of(job.spec):
+        own = seen.own_clusters.get((job.id, job.epoch))
+        if own is None or own.ending:
+            return waits_for_own(request, seen, image, pool_groups(seen))
+        request = replace(request, cluster=own.name)
+    return request
+
+
+def bare_request(job: JobRow, seen: World) -> Request | None:
+    """What a job's gang asks of machines, whatever else it waits for; None: nobody knows."""
+    layout = _layout(job)
+    return None if layout is None else _request(job, seen, layout)
+
+
+def image_of(spec: Mapping[str, Any]) -> str:
+    """The image that a job asks for; empty: none."""
+    return str((spec.get("environment") or {}).get("image") or "")
+
+
+def _request(job: JobRow, seen: World, layout: Mapping[str, int]) -> Request:
     excluded, shunned = _exclusions(job.id, seen)
     resources = job.spec.get("resources") or {}
     return Request(
@@ -185,8 +209,9 @@ def snapshot_of(seen: World, requests: Sequence[Request]) -> Snapshot:
         ),
         holds=tuple(_hold(run) for run in seen.holding),
         requests=tuple(requests),
-        groups=tuple(view for row in seen.pools for view in group_views(row, row.sizes)),
+        groups=pool_groups(seen),
         tenancy=seen.tenancy,
+        exclusive={own.name: str(own.owner_id) for own in seen.own_clusters.values()},
     )
 
 
@@ -211,9 +236,30 @@ def group_views(pool: PoolRow, sizes: Mapping[str, Any]) -> list[GroupView]:
                 room=int(seen.get("room", group["max_replicas"])),
                 most=int(group["max_replicas"]),
                 trouble="; ".join(trouble),
+                budget=pool.of_pool or pool.name,
+                image=pool.image or "",
+                ordered=int(seen.get("wanted", seen.get("before", 0))),
             )
         )
     return views
+
+
+def pool_groups(seen: World) -> tuple[GroupView, ...]:
+    """What all pools may bring, as they were seen last."""
+    return within_budgets(view for row in seen.pools for view in group_views(row, row.sizes))
+
+
+def within_budgets(views: Iterable[GroupView]) -> tuple[GroupView, ...]:
+    """The groups, each with the room that all of its budget leave: clusters made for one run take
+    their machines out of what the pool may have."""
+    groups = tuple(views)
+    ordered: Counter[tuple[str, str]] = Counter()
+    for view in groups:
+        ordered[view.purse] += view.ordered
+    return tuple(
+        replace(view, room=max(0, view.room - (ordered[view.purse] - view.ordered)))
+        for view in groups
+    )
 
 
 def _smaller(job: JobRow) -> tuple[tuple[int, int, int], ...]:

@@ -10,6 +10,7 @@ blocks nobody.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -23,7 +24,7 @@ from quarterdeck.scheduling.snapshot import (
     Pending,
     Request,
 )
-from quarterdeck.scheduling.spread import PoolKey, PoolState, choices
+from quarterdeck.scheduling.spread import PoolKey, PoolState, choices, place
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ class _Grown:
     spare: Mapping[str, Sequence[NodeView]]
     """By group: the machines that may still be ordered; the first of them are `ordered`."""
     ordered: dict[str, int] = field(default_factory=dict)
-    blocked: str = ""
+
+    @property
+    def purses(self) -> set[tuple[str, str]]:
+        return {group.purse for group in self.groups}
 
 
 class Growth:
@@ -89,6 +93,10 @@ class Growth:
         self._whom: dict[tuple[str, str], list[str]] = {}
         self._coming: dict[tuple[str, str], set[str]] = {}
         self._reserved: set[str] = set()
+        self._spent: Counter[tuple[str, str]] = Counter()
+        """New machines by purse."""
+        self._blocked: dict[tuple[str, str], str] = {}
+        """By purse, the first gang that would fit, but not beside what runs."""
 
     def started(self, assignment: Assignment) -> None:
         """A gang starts now on machines there are: what they still have is less."""
@@ -121,7 +129,7 @@ class Growth:
                 new=grown.ordered.get(group.name, 0),
                 coming=len(self._coming.get((group.cluster, group.name), ())),
                 whom=tuple(self._whom.get((group.cluster, group.name), ())),
-                blocked=grown.blocked,
+                blocked=self._blocked.get(group.purse, ""),
             )
             for grown in self._grown.values()
             for group in grown.groups
@@ -155,12 +163,14 @@ class Growth:
         free = sum(one.pool.free for one in grown)
         if not all(one.largest.fits(mine) for one, mine in pairs):
             return Help("never", keys, groups)
-        if first := next((one.blocked for one in grown if one.blocked), ""):
+        purses = {purse for one in grown for purse in one.purses}
+        if first := next(
+            (self._blocked[one] for one in sorted(purses) if one in self._blocked), ""
+        ):
             return Help("behind", keys, groups, free, first=first)
-        wider = [_wider(one, mine) for one, mine in pairs]
+        wider = [_wider(one, mine, self._spent) for one, mine in pairs]
         if None in wider:
-            for one in grown:
-                one.blocked = request.label
+            self._blocked |= dict.fromkeys(purses, request.label)
             return Help("blocked", keys, groups, free)
         machines: dict[str, int] = {}
         for (one, mine), new in zip(pairs, wider, strict=True):
@@ -171,14 +181,16 @@ class Growth:
         """Order `new` machines, and let the gang have its places; how many it counts on that are
         not there yet, by group."""
         grown.pool.join(new)
+        purse_of = {group.name: group.purse for group in grown.groups}
         for node in new:
             name = _group_of(node.id)
             grown.ordered[name] = grown.ordered.get(name, 0) + 1
+            self._spent[purse_of[name]] += 1
         placed = grown.pool.place(request)
         assert placed is not None, "it fitted a moment ago"
         grown.pool.take(request, placed)
         machines: dict[str, set[str]] = {}
-        for node_id in {place.node_id for place in placed}:
+        for node_id in {rank.node_id for rank in placed}:
             if node_id.startswith(_PREFIX):
                 machines.setdefault(_group_of(node_id), set()).add(node_id)
             else:
@@ -192,12 +204,26 @@ class Growth:
         return {name: len(ids) for name, ids in machines.items()}
 
 
-def _wider(grown: _Grown, request: Request) -> Sequence[NodeView] | None:
+def roomiest(groups: Sequence[GroupView], request: Request) -> str:
+    """The first pool, by name, that would take the gang at its largest; empty: none would."""
+    by_key: dict[PoolKey, list[NodeView]] = {}
+    for group in groups:
+        machines = [_machine(group, i) for i in range(group.most)]
+        by_key.setdefault(group.key, []).extend(machines)
+    for keys in choices(sorted(by_key), request):
+        if place([Pool(by_key[key]) for key in keys], request) is not None:
+            return keys[0][0]
+    return ""
+
+
+def _wider(
+    grown: _Grown, request: Request, spent: Mapping[tuple[str, str], int]
+) -> Sequence[NodeView] | None:
     """As few new machines as are enough for the gang, often none; None: there are too few."""
     pool = grown.pool
     if pool.fits(request):
         return []
-    for order in _orders(grown):
+    for order in _orders(grown, spent):
         if (count := _fewest(pool, request, order)) is not None:
             return order[:count]
     return None
@@ -237,6 +263,7 @@ def _fewest(pool: Pool, request: Request, order: Sequence[NodeView]) -> int | No
 
 
 _PREFIX = "+"
+_NOT_PULLED = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
 _OF_WHAT_IS_THERE = frozenset({"InsufficientSlots", "Queued", "NodesCordoned", "NodesExcluded"})
 """Reasons of machines that are big enough as they are."""
 
@@ -257,11 +284,14 @@ def _number(node_id: str) -> int:
     return int(node_id.rpartition("/")[2])
 
 
-def _orders(grown: _Grown) -> Iterator[Sequence[NodeView]]:
-    """Which new machines to try: those of one group, then those of all."""
+def _orders(grown: _Grown, spent: Mapping[tuple[str, str], int]) -> Iterator[Sequence[NodeView]]:
+    """Which new machines to try: those of one group, then those of all. What others of the same
+    purse have `spent` is not there any more."""
     every: list[NodeView] = []
     for group in grown.groups:
-        new = grown.spare[group.name][grown.ordered.get(group.name, 0) :]
+        mine = grown.ordered.get(group.name, 0)
+        others = spent.get(group.purse, 0) - mine
+        new = grown.spare[group.name][mine : max(mine, group.room - others)]
         every += new
         if new:
             yield new
@@ -287,6 +317,9 @@ def say(pending: Pending, request: Request, help_: Help) -> Pending:
             for group in help_.groups
             if group.name in help_.machines and group.trouble
         )
+        if image := _not_pulled(help_):
+            message = f"image {image} cannot be pulled: correct environment.image and submit anew"
+            return Pending(request.id, "ImageNotPulled", message, facts)
         return Pending(request.id, "WaitingForMachines", message, facts, pending.starts_at)
     if there_is_enough:
         if help_.kind != "blocked":
@@ -309,6 +342,13 @@ def say(pending: Pending, request: Request, help_: Help) -> Pending:
     if help_.kind == "behind":
         message = f"{needs}; {help_.first} waits ahead of it in {pool}, which has at most {most}"
     return Pending(request.id, "InsufficientSlots", message, pending.facts, pending.starts_at)
+
+
+def _not_pulled(help_: Help) -> str:
+    """The image of its own that the machines of a gang do not get; empty: none."""
+    mine = (group for group in help_.groups if group.name in help_.machines and group.image)
+    bad = (group.image for group in mine if any(one in group.trouble for one in _NOT_PULLED))
+    return next(bad, "")
 
 
 def _slots(request: Request, help_: Help) -> str:

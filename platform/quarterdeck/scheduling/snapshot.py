@@ -54,6 +54,17 @@ class GroupView:
     """How many there may be in all."""
     trouble: str = ""
     """Why those that were ordered do not come."""
+    ordered: int = 0
+    """How many are asked of the provider now."""
+    budget: str = ""
+    """Pools of one budget have `most` machines of a group together; empty: the cluster's own."""
+    image: str = ""
+    """The image of the one run for which the cluster is made."""
+
+    @property
+    def purse(self) -> tuple[str, str]:
+        """Whose machines are counted together."""
+        return (self.budget or self.cluster, self.name)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -165,6 +176,8 @@ class Snapshot:
     requests: tuple[Request, ...]
     groups: tuple[GroupView, ...] = ()
     tenancy: Tenancy = field(default_factory=Tenancy)
+    exclusive: Mapping[str, str] = field(default_factory=dict)
+    """Clusters that take one request alone, and its id."""
 
 
 @dataclass(frozen=True)

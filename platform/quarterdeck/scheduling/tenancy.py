@@ -17,7 +17,9 @@ class Doors:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._tenancy = snapshot.tenancy
-        self._all_open = not self._tenancy.owners and not self._tenancy.isolated
+        self._exclusive = snapshot.exclusive
+        self._mine = {owner: cluster for cluster, owner in snapshot.exclusive.items()}
+        self._all_open = not (self._tenancy.owners or self._tenancy.isolated or snapshot.exclusive)
         self._clusters = sorted(known_clusters(snapshot))
         self._guests: dict[str, set[str]] = {}
         for hold in snapshot.holds if self._tenancy.isolated else ():
@@ -28,6 +30,9 @@ class Doors:
         """The requests, each with what is closed to it."""
         for request in requests:
             closed = self.closed_to(request.project)
+            mine = self._mine.get(request.id)
+            if mine is not None and not self._why(mine, request.project):
+                closed = {name: why for name, why in closed.items() if name != mine}
             yield replace(request, closed=closed) if closed else request
 
     def closed_to(self, project: str) -> Mapping[str, str]:
@@ -35,7 +40,10 @@ class Doors:
         if self._all_open:
             return {}
         if project not in self._closed:
-            whys = {name: self._why(name, project) for name in self._clusters}
+            whys = {
+                name: self._why(name, project) or (self._exclusive.get(name) and "is another job's")
+                for name in self._clusters
+            }
             self._closed[project] = {name: why for name, why in whys.items() if why}
         return self._closed[project]
 
@@ -50,7 +58,11 @@ def known_clusters(snapshot: Snapshot) -> set[str]:
 
 def explain_closed(snapshot: Snapshot, request: Request) -> Pending | None:
     """Why a gang waits to which every cluster that it may name is closed; None: one is open."""
-    names = sorted(n for n in known_clusters(snapshot) if request.cluster in (None, n))
+    names = sorted(
+        name
+        for name in known_clusters(snapshot)
+        if name == request.cluster or (request.cluster is None and name not in snapshot.exclusive)
+    )
     if not names or any(name not in request.closed for name in names):
         return None
     tenancy = snapshot.tenancy

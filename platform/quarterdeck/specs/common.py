@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from quarterdeck.specs.arrays import Array
 from quarterdeck.specs.base import Name, Spec
+from quarterdeck.specs.environment import Environment
 from quarterdeck.specs.graph import Afters
 from quarterdeck.specs.log_policies import MOST_OF_JOB, LogPolicy
 from quarterdeck.specs.references import ReferenceText
@@ -119,6 +120,8 @@ class JobSpec(Resource):
     array_parallelism: int | None = Field(default=None, ge=1)
     """At most so many members at once; None: as many as there is room for."""
     resources: Resources = Resources()
+    environment: Environment | None = None
+    """None: its programs come from the machines that it gets."""
     env: dict[str, str] = {}
     secrets: Secrets = ()
     max_duration: Seconds | None = Field(default=None, gt=0)

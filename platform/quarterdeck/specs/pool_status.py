@@ -42,6 +42,9 @@ class PoolStatus(Message):
     object: str
     """The RayCluster's name."""
     groups: list[PoolGroup] = []
+    of_pool: str | None = None
+    """Set: it was made from that pool for one run, whose pods have `image`."""
+    image: str = ""
     reason: str = ""
     """What is wrong with the pool as a whole."""
     message: str = ""

@@ -39,8 +39,6 @@ MODELS: Mapping[str, type[BaseModel]] = {
     "service": ServiceSpec,
 }
 RESERVED: Mapping[str, str] = {
-    "environment": "reserved for container images, which this version does not run: make what "
-    "the program needs in `setup`, and give it variables in `env`",
     "accelerator_share": "only replicas of a service share an accelerator: write it into the "
     "`resources` of a service, leave it out everywhere else",
 }

@@ -19,6 +19,7 @@ from quarterdeck.store.leases import claim_rows
 from quarterdeck.store.node_faults import faults_of_waiting
 from quarterdeck.store.orphans import Restore, read_restore
 from quarterdeck.store.outbox import append_event
+from quarterdeck.store.own_clusters import GONE
 from quarterdeck.store.pools import fresh_pools
 from quarterdeck.store.tables import (
     ClusterRow,
@@ -67,6 +68,15 @@ class World:
     """Whose clusters are whose."""
 
     @cached_property
+    def own_clusters(self) -> Mapping[tuple[str, int], PoolRow]:
+        """Clusters that are made for one run each, by its job and the job's epoch before it."""
+        return {
+            (row.owner_id, row.owner_epoch): row
+            for row in self.pools
+            if row.owner_id is not None and row.owner_epoch is not None
+        }
+
+    @cached_property
     def quarantine(self) -> Mapping[str, frozenset[str]]:
         """Nodes on which a given-up run of the owner may live, by owner id."""
         nodes: dict[str, set[str]] = {}
@@ -106,7 +116,8 @@ def jobs_by_id(session: Session, ids: Sequence[str]) -> Sequence[JobRow]:
 def world(session: Session, leased: Sequence[str] = ()) -> World:
     """Clusters, machines, holds, queued jobs (the first of all, and the `leased` ones) and
     services that may lack replicas."""
-    clusters = session.scalars(select(ClusterRow)).all()  # first: see capacity.usage
+    # First: see capacity.usage.
+    clusters = session.scalars(select(ClusterRow).where(ClusterRow.phase != GONE)).all()
     services = session.scalars(
         select(ServiceRow)
         .where(ServiceRow.desired == "run", ServiceRow.phase != "stopped")

@@ -24,7 +24,7 @@ from quarterdeck.specs.tenancy import Tenancy
 from quarterdeck.store.errors import CapacityTaken
 from quarterdeck.store.settings import generation
 from quarterdeck.store.slots import SlotCount
-from quarterdeck.store.tables import ClusterRow, NodeRow, RunRow
+from quarterdeck.store.tables import ClusterRow, NodeRow, PoolRow, RunRow
 from quarterdeck.store.tenants import read_tenancy
 
 _ROOMS = "rooms"
@@ -210,10 +210,11 @@ def _room(session: Session, cluster: str, known: Usage | None) -> _Room:
             NodeRow.quarantined.is_(False),
         )
     )
+    ending = session.scalar(select(PoolRow.ending).where(PoolRow.name == cluster))
     placed = found.placed if found is not None else 0
     tenancy = read_tenancy(session, cluster)
     return _Room(
-        connected=found is not None and found.phase == "connected",
+        connected=found is not None and found.phase == "connected" and not ending,
         told=found is not None and found.generation >= generation(session),
         placed=placed,
         slots={row.id: row.slots for row in nodes},

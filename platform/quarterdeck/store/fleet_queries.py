@@ -12,6 +12,7 @@ from quarterdeck.store.dead_nodes import Held, held_by_node
 from quarterdeck.store.errors import NotFound
 from quarterdeck.store.node_faults import clear_faults
 from quarterdeck.store.outbox import append_event
+from quarterdeck.store.own_clusters import GONE
 from quarterdeck.store.paging import fetch_page
 from quarterdeck.store.tables import ClusterRow, NodeRow
 
@@ -34,7 +35,7 @@ def list_clusters(
 ) -> tuple[list[ClusterRow], str | None]:
     """Clusters by name."""
     keys = (ClusterRow.name,)
-    query = select(ClusterRow)
+    query = select(ClusterRow).where(ClusterRow.phase != GONE)
     return fetch_page(session, query, keys, descending=False, cursor=cursor, limit=limit)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CursorResult, delete, or_, select, update
+from sqlalchemy import CursorResult, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from quarterdeck.store.columns import database_now
@@ -57,7 +57,9 @@ class Decision:
 def declare_pools(session: Session, pools: Sequence[Declared]) -> None:
     """Make the table list exactly these; what was decided of known ones stays. RayClusters of
     others are left alone."""
-    session.execute(delete(PoolRow).where(PoolRow.name.not_in([pool.name for pool in pools])))
+    names = [pool.name for pool in pools]
+    source = func.coalesce(PoolRow.of_pool, PoolRow.name)
+    session.execute(delete(PoolRow).where(source.not_in(names)))
     for pool in pools:
         values = {
             "namespace": pool.namespace, "object": pool.object, "project": pool.project,

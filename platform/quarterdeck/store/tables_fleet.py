@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from quarterdeck.store.columns import Base, BigId, database_now
@@ -29,7 +29,7 @@ class ClusterRow(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     phase: Mapped[str] = mapped_column(default="connected")
-    """connected or silent."""
+    """connected or silent; gone: deleted by the platform."""
     agent_id: Mapped[str | None]
     agent_started_at: Mapped[datetime | None]
     address: Mapped[str] = mapped_column(default="")
@@ -66,6 +66,14 @@ class PoolRow(Base):
     """The RayCluster's name."""
     project: Mapped[str | None]
     """Whose it is, as the file says; None: shared."""
+    of_pool: Mapped[str | None]
+    """Set: it is made for one run from this pool's template: see own_clusters.py."""
+    owner_id: Mapped[str | None]
+    """The job whose run gets it, after its epoch `owner_epoch`."""
+    owner_epoch: Mapped[int | None]
+    image: Mapped[str] = mapped_column(default="", server_default="")
+    ending: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It takes nothing new, and its RayCluster is to be deleted."""
     groups: Mapped[list[Any]]
     """What the file says of each group (specs.pools.WorkerGroup)."""
     sizes: Mapped[dict[str, Any]] = mapped_column(default=dict)
