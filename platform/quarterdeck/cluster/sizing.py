@@ -77,6 +77,8 @@ def size(
     idle = _idle_since(machines, demand, now)
     if grow or recall:
         words = f"{_count(demand.new)} for {_names(demand.whom)}" if demand.new else ""
+        if demand.new and demand.instead:
+            words += f", in place of group {demand.instead}, whose machines do not come"
         constraint: Constraint = "demand" if demand.new else "min_replicas"
         wanted = ordered + grow
         return Size(wanted, (), recall, idle, constraint, words or f"at least {wanted}")

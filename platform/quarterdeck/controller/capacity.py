@@ -206,6 +206,11 @@ def _decide(
         sizes={name: _told(facts[name], one, found.now) for name, one in sizes.items()},
         idle_since={pod: since for one in sizes.values() for pod, since in one.idle_since.items()},
         resized=[name for name, one in sizes.items() if one.wanted != facts[name]["before"]],
+        joined={
+            one.node.id: one.pod.group
+            for one in matched
+            if one.node is not None and one.node.pool_group != one.pod.group
+        },
         close=close,
         open=open_,
         dead=dead,

@@ -25,7 +25,7 @@ from quarterdeck.store.own_clusters import (
 )
 from quarterdeck.store.pools import claim_pool, note_trouble, release_pool
 from quarterdeck.store.sessions import Database
-from quarterdeck.store.tables import PoolRow
+from quarterdeck.store.tables import JobRow, PoolRow
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class OwnClusters:
                 return rows
             seen = world(session)
         groups = pool_groups(seen)
-        fresh = []
+        fresh: list[JobRow] = []
         for job in waiting:
             if (job.id, job.epoch) in seen.own_clusters or len(rows) + len(fresh) >= MOST:
                 continue

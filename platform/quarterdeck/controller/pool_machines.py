@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from quarterdeck.cluster.observation import together
@@ -21,6 +21,10 @@ from quarterdeck.store.tables import NodeRow
 POD_LABEL = "pod"
 JOIN_S = 300.0
 """A pod that runs for longer without its agent's report is in trouble."""
+SPOT_PATIENCE_S = 300.0
+"""Spot machines that have not come for so long are not waited for where others will do."""
+SPOT_RETRY_S = 900.0
+"""Nor are they asked for again so soon, once nothing of them is on its way."""
 NOT_CREATED = frozenset({"QuotaExceeded", "Forbidden", "FailedCreate"})
 """Troubles of pods that there are not."""
 
@@ -88,6 +92,7 @@ def group_facts(
         "coming": max(0, ordered - len(joined)),
         "room": max(0, group.max_replicas - ordered) + leaving,
     }
+    facts |= patience(group, facts, before, now)
     newest = joined[-1].node if joined else None
     for name in ("slots", "cpus", "memory"):
         facts[name] = getattr(newest, name) if newest is not None else before.get(name)
@@ -103,6 +108,34 @@ def group_facts(
         for one in together(troubles)
     ]
     return facts
+
+
+def patience(
+    group: WorkerGroup, facts: Mapping[str, Any], before: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:
+    """Whether a spot group is short of machines: since when those that are coming have not come,
+    and until when others come in their place."""
+    if not group.spot:
+        return {}
+    came = facts["joined"] > before.get("joined", 0)
+    waits = facts["coming"] > 0
+    since = _at(before.get("waits_since")) if waits and not came else None
+    since = since or (now if waits else None)
+    until = None if came else _at(before.get("short_until"))
+    if since is not None and now - since >= timedelta(seconds=SPOT_PATIENCE_S):
+        until = now + timedelta(seconds=SPOT_RETRY_S)
+    found: dict[str, Any] = {"waits_since": since.isoformat() if since else None}
+    if until is not None and until > now:
+        found["short_until"] = until.isoformat()
+        found["short"] = (
+            f"spot machines have not come for {SPOT_PATIENCE_S / 60:g} min: others come in their "
+            f"place, until {until:%H:%M} UTC at least"
+        )
+    return found
+
+
+def _at(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def _troubles(

@@ -27,7 +27,7 @@ from quarterdeck.store.admission import World, wanted_revisions
 from quarterdeck.store.capacity import Holding
 from quarterdeck.store.node_faults import as_fault
 from quarterdeck.store.references import secrets_missing
-from quarterdeck.store.tables import JobRow, PoolRow, RevisionRow, RunRow, ServiceRow
+from quarterdeck.store.tables import JobRow, NodeRow, PoolRow, RevisionRow, RunRow, ServiceRow
 
 HARMLESS = frozenset({"TemplateChanged", "NodesUnreadable"})
 """Troubles of a pool in which it brings machines all the same."""
@@ -89,8 +89,11 @@ def _request(job: JobRow, seen: World, layout: Mapping[str, int]) -> Request:
         shunned=shunned,
         smaller=_smaller(job),
         project=job.project,
+        spot=resources.get("spot") or "allow",
         parts=_parts(job.spec.get("roles"), resources),
-        **layout,
+        data=layout["data"],
+        tensor=layout["tensor"],
+        pipeline=layout["pipeline"],
     )
 
 
@@ -165,6 +168,7 @@ def _replica_request(
         excluded=excluded,
         shunned=shunned,
         project=service.project,
+        spot=resources.get("spot") or "avoid",
     )
 
 
@@ -188,6 +192,10 @@ def replica_facts(run: RunRow, cordoned: frozenset[str] = frozenset()) -> Replic
 def snapshot_of(seen: World, requests: Sequence[Request]) -> Snapshot:
     """The scheduler's view of the world."""
     unheard = seen.restore.unheard if seen.restore else ()
+    spot_groups = {
+        pool.name: {group["name"]: bool(group["spot"]) for group in pool.groups}
+        for pool in seen.pools
+    }
     return Snapshot(
         clusters={
             row.name: row.phase == "connected" and row.name not in unheard for row in seen.clusters
@@ -204,6 +212,7 @@ def snapshot_of(seen: World, requests: Sequence[Request]) -> Snapshot:
                 quarantined=row.quarantined,
                 cpus=row.cpus,
                 memory=row.memory,
+                spot=_is_spot(row, spot_groups.get(row.cluster, {})),
             )
             for row in seen.nodes
         ),
@@ -236,12 +245,24 @@ def group_views(pool: PoolRow, sizes: Mapping[str, Any]) -> list[GroupView]:
                 room=int(seen.get("room", group["max_replicas"])),
                 most=int(group["max_replicas"]),
                 trouble="; ".join(trouble),
+                spot=bool(group["spot"]),
+                short=str(seen.get("short") or ""),
                 budget=pool.of_pool or pool.name,
                 image=pool.image or "",
                 ordered=int(seen.get("wanted", seen.get("before", 0))),
             )
         )
     return views
+
+
+def _is_spot(node: NodeRow, groups: Mapping[str, bool]) -> bool | None:
+    """None: nobody knows; of a machine whose pod was not seen yet, where its pool has spot ones,
+    and of one whose pool nobody looks at."""
+    if node.labels.get("spot") == "true":
+        return True
+    if node.pool_group is not None:
+        return groups.get(node.pool_group)
+    return None if any(groups.values()) else False
 
 
 def pool_groups(seen: World) -> tuple[GroupView, ...]:

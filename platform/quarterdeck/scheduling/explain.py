@@ -8,7 +8,7 @@ from datetime import datetime
 from heapq import nsmallest
 
 from quarterdeck.scheduling.forecast import starts
-from quarterdeck.scheduling.placement import Pool
+from quarterdeck.scheduling.placement import SPOT_WORDS, Pool
 from quarterdeck.scheduling.snapshot import Pending, Request, Snapshot
 from quarterdeck.scheduling.spread import (
     PoolState,
@@ -46,6 +46,7 @@ def explain(
     return (
         _no_cluster(snapshot, request)
         or _no_accelerator(snapshot, request)
+        or _spot(request, sites)
         or _excluded(request, sites)
         or _nodes_away(snapshot, request)
         or _too_big(request, sites)
@@ -217,6 +218,22 @@ def _excluded(request: Request, sites: Sequence[Site]) -> Pending | None:
             f"{'; '.join(facts[:3])} (when they are repaired: quarterdeck nodes uncordon NODE)"
         )
         return Pending(request.id, "NodesExcluded", message, tuple(facts))
+    return None
+
+
+def _spot(request: Request, sites: Sequence[Site]) -> Pending | None:
+    """Whether only its wish for spot machines, or against them, stands in its way."""
+    if request.spot == "allow":
+        return None
+    open_ = replace(request, spot="allow")
+    for site in sites:
+        if site.place_if_empty(open_) is not None:
+            message = (
+                f"cluster {site.cluster} would be big enough, but it needs machines"
+                f"{SPOT_WORDS[request.spot]} (resources.spot: {request.spot}); write "
+                "resources.spot: allow to take either"
+            )
+            return Pending(request.id, "SpotUnwanted", message)
     return None
 
 

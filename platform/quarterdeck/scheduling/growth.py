@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from quarterdeck.scheduling.placement import Pool
+from quarterdeck.scheduling.placement import SPOT_WORDS, Pool, takes_spot
 from quarterdeck.scheduling.snapshot import (
     Assignment,
     Demand,
@@ -44,6 +44,8 @@ class Help:
     """By group: those that the gang counts on and that are not there yet."""
     first: str = ""
     """Of `behind`: what is blocked."""
+    short: tuple[GroupView, ...] = ()
+    """Of `comes`: those that it would rather have had machines of."""
 
     @property
     def cluster(self) -> str:
@@ -67,10 +69,6 @@ class _Grown:
     spare: Mapping[str, Sequence[NodeView]]
     """By group: the machines that may still be ordered; the first of them are `ordered`."""
     ordered: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def purses(self) -> set[tuple[str, str]]:
-        return {group.purse for group in self.groups}
 
 
 class Growth:
@@ -97,6 +95,8 @@ class Growth:
         """New machines by purse."""
         self._blocked: dict[tuple[str, str], str] = {}
         """By purse, the first gang that would fit, but not beside what runs."""
+        self._instead: dict[tuple[str, str], str] = {}
+        """By cluster and group, the group whose machines were not waited for."""
 
     def started(self, assignment: Assignment) -> None:
         """A gang starts now on machines there are: what they still have is less."""
@@ -130,6 +130,7 @@ class Growth:
                 coming=len(self._coming.get((group.cluster, group.name), ())),
                 whom=tuple(self._whom.get((group.cluster, group.name), ())),
                 blocked=self._blocked.get(group.purse, ""),
+                instead=self._instead.get((group.cluster, group.name), ""),
             )
             for grown in self._grown.values()
             for group in grown.groups
@@ -163,19 +164,28 @@ class Growth:
         free = sum(one.pool.free for one in grown)
         if not all(one.largest.fits(mine) for one, mine in pairs):
             return Help("never", keys, groups)
-        purses = {purse for one in grown for purse in one.purses}
-        if first := next(
-            (self._blocked[one] for one in sorted(purses) if one in self._blocked), ""
-        ):
-            return Help("behind", keys, groups, free, first=first)
-        wider = [_wider(one, mine, self._spent) for one, mine in pairs]
+        takes = [group for group in groups if takes_spot(request.spot, group.spot)]
+        behind = {group.spot: self._blocked[group.purse] for group in takes
+                  if group.purse in self._blocked}  # fmt: skip
+        if behind and behind.keys() >= {group.spot for group in takes}:
+            return Help("behind", keys, groups, free, first=next(iter(behind.values())))
+        if behind:  # of its two kinds of machines one is left
+            wish = "avoid" if True in behind else "only"
+            pairs = [(one, replace(mine, spot=wish)) for one, mine in pairs]
+        picky = [(one, without_short(one.groups, mine)) for one, mine in pairs]
+        wider = [_wider(one, mine, self._spent) for one, mine in picky]
+        if None in wider and picky != pairs:
+            picky, wider = pairs, [_wider(one, mine, self._spent) for one, mine in pairs]
         if None in wider:
-            self._blocked |= dict.fromkeys(purses, request.label)
+            self._blocked |= dict.fromkeys((group.purse for group in takes), request.label)
             return Help("blocked", keys, groups, free)
         machines: dict[str, int] = {}
-        for (one, mine), new in zip(pairs, wider, strict=True):
+        for (one, mine), new in zip(picky, wider, strict=True):
             machines |= self._take(one, mine, new or [])
-        return Help("comes", keys, groups, free, machines)
+        short = tuple(group for group in groups if group.short and picky != pairs)
+        for name in machines if short else ():
+            self._instead[keys[0][0], name] = short[0].name
+        return Help("comes", keys, groups, free, machines, short=short)
 
     def _take(self, grown: _Grown, request: Request, new: Sequence[NodeView]) -> dict[str, int]:
         """Order `new` machines, and let the gang have its places; how many it counts on that are
@@ -223,7 +233,7 @@ def _wider(
     pool = grown.pool
     if pool.fits(request):
         return []
-    for order in _orders(grown, spent):
+    for order in _orders(grown, request, spent):
         if (count := _fewest(pool, request, order)) is not None:
             return order[:count]
     return None
@@ -272,7 +282,7 @@ def _machine(group: GroupView, number: int) -> NodeView:
     """One that is not there: those that are coming have the first numbers."""
     return NodeView(
         f"{_PREFIX}{group.name}/{number}", group.cluster, group.slots, group.accelerator,
-        cpus=group.cpus, memory=group.memory,
+        cpus=group.cpus, memory=group.memory, spot=group.spot,
     )  # fmt: skip
 
 
@@ -284,11 +294,15 @@ def _number(node_id: str) -> int:
     return int(node_id.rpartition("/")[2])
 
 
-def _orders(grown: _Grown, spent: Mapping[tuple[str, str], int]) -> Iterator[Sequence[NodeView]]:
-    """Which new machines to try: those of one group, then those of all. What others of the same
-    purse have `spent` is not there any more."""
+def _orders(
+    grown: _Grown, request: Request, spent: Mapping[tuple[str, str], int]
+) -> Iterator[Sequence[NodeView]]:
+    """Which new machines to try: those of one group, spot ones first, then those of all. What
+    others of the same purse have `spent` is not there any more."""
     every: list[NodeView] = []
-    for group in grown.groups:
+    for group in sorted(grown.groups, key=lambda group: not group.spot):
+        if not takes_spot(request.spot, group.spot) or _machine(group, 0).id in request.shunned:
+            continue
         mine = grown.ordered.get(group.name, 0)
         others = spent.get(group.purse, 0) - mine
         new = grown.spare[group.name][mine : max(mine, group.room - others)]
@@ -301,7 +315,8 @@ def _orders(grown: _Grown, spent: Mapping[tuple[str, str], int]) -> Iterator[Seq
 
 def say(pending: Pending, request: Request, help_: Help) -> Pending:
     """A gang's reason to wait, with what its pool does about it."""
-    needs, pool = f"needs {_slots(request, help_)}", f"pool {help_.cluster}"
+    needs = f"needs {_slots(request, help_)}{SPOT_WORDS[request.spot]}"
+    pool = f"pool {help_.cluster}"
     most = ", ".join(f"{g.most} of group {g.name}" for g in help_.groups)
     there_is_enough = pending.reason in _OF_WHAT_IS_THERE
     if help_.kind == "comes":
@@ -316,7 +331,7 @@ def say(pending: Pending, request: Request, help_: Help) -> Pending:
             f"group {group.name}: {group.trouble}"
             for group in help_.groups
             if group.name in help_.machines and group.trouble
-        )
+        ) + tuple(f"group {group.name}: {group.short}" for group in help_.short)
         if image := _not_pulled(help_):
             message = f"image {image} cannot be pulled: correct environment.image and submit anew"
             return Pending(request.id, "ImageNotPulled", message, facts)
@@ -326,6 +341,8 @@ def say(pending: Pending, request: Request, help_: Help) -> Pending:
             return pending
         fact = f"{pool} cannot bring more for it: it has at most {most} (max_replicas)"
         return replace(pending, facts=(*pending.facts, fact))
+    if help_.kind == "never" and pending.reason == "SpotUnwanted":
+        return pending
     if help_.kind == "never":
         slots = sum(group.most * group.slots for group in help_.groups)
         message = (
@@ -349,6 +366,16 @@ def _not_pulled(help_: Help) -> str:
     mine = (group for group in help_.groups if group.name in help_.machines and group.image)
     bad = (group.image for group in mine if any(one in group.trouble for one in _NOT_PULLED))
     return next(bad, "")
+
+
+def without_short(groups: Sequence[GroupView], request: Request) -> Request:
+    """The request, kept off the machines of groups that are short of them."""
+    short = [group for group in groups if group.short]
+    if not short or request.spot != "allow":
+        return request
+    numbers = ((group, i) for group in short for i in range(group.coming + max(group.room, 1)))
+    shunned = {_machine(group, i).id: group.short for group, i in numbers}
+    return replace(request, shunned={**request.shunned, **shunned})
 
 
 def _slots(request: Request, help_: Help) -> str:

@@ -22,6 +22,14 @@ from quarterdeck.scheduling.snapshot import Hold, NodeView, Part, Request
 from quarterdeck.specs.accelerator_share import WHOLE
 from quarterdeck.specs.protocol import RankPlacement
 
+SPOT_WORDS = {"allow": "", "avoid": " that are not spot", "only": " that are spot"}
+"""What a gang's wish says of machines."""
+
+
+def takes_spot(wish: str, spot: bool | None) -> bool:
+    """Whether a gang goes to a machine of which this is known."""
+    return wish == "allow" or spot is (wish == "only")
+
 
 @dataclass
 class Room:
@@ -42,6 +50,8 @@ class Room:
         """The same where slots are enough for `most`."""
         node_id = self.node.id
         if node_id in request.avoid or node_id in request.excluded or node_id in request.shunned:
+            return 0
+        if not takes_spot(request.spot, self.node.spot):
             return 0
         limits = [most]
         if request.cpus:

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from quarterdeck.scheduling.explain import explain
 from quarterdeck.scheduling.forecast import delays, starts
 from quarterdeck.scheduling.growth import Growth, say
-from quarterdeck.scheduling.placement import Pool
+from quarterdeck.scheduling.placement import Pool, takes_spot
 from quarterdeck.scheduling.snapshot import Assignment, Pending, Plan, Request, Snapshot
 from quarterdeck.scheduling.spread import (
     PoolKey,
@@ -33,6 +33,7 @@ from quarterdeck.scheduling.spread import (
     take,
 )
 from quarterdeck.scheduling.tenancy import Doors
+from quarterdeck.specs.protocol import RankPlacement
 
 MAX_BACKFILL_HEADS = 16
 """With more gangs ahead than this nothing is backfilled: proving it harmless costs too much."""
@@ -116,7 +117,7 @@ def _try(sites: Sequence[Site], request: Request, now: datetime) -> Assignment |
         placed = site.place(request) if states is not None else None
         if states is None or placed is None:
             continue
-        waiting = queue(states)
+        waiting = queue(states) if _contested(states, placed) else []
         pools = [state.pool.copy() if waiting else state.pool for state in site.states]
         hold = take(pools, request, placed)
         if request.max_duration is not None:
@@ -133,6 +134,19 @@ def _try(sites: Sequence[Site], request: Request, now: datetime) -> Assignment |
             state.holds.append(hold)
         return Assignment(request.id, site.cluster, placed)
     return None
+
+
+def _contested(states: Sequence[PoolState], placed: Sequence[RankPlacement]) -> bool:
+    """Whether any gang that waits would go to one of these machines: one that avoids spot machines
+    is not delayed on them."""
+    rooms = {node: room for state in states for node, room in state.empty.rooms.items()}
+    kinds = {rooms[place.node_id].node.spot for place in placed}
+    return any(
+        takes_spot(wait.request.spot, spot)
+        for state in states
+        for wait in state.waiting
+        for spot in kinds
+    )
 
 
 def _try_smaller(sites: Sequence[Site], request: Request, now: datetime) -> Assignment | None:

@@ -29,6 +29,8 @@ class NodeView:
     quarantined: bool = False
     cpus: float = 0.0
     memory: int = 0
+    spot: bool | None = False
+    """May be taken away at short notice; None: nobody knows yet."""
 
     @property
     def usable(self) -> bool:
@@ -56,6 +58,9 @@ class GroupView:
     """Why those that were ordered do not come."""
     ordered: int = 0
     """How many are asked of the provider now."""
+    spot: bool = False
+    short: str = ""
+    """Why its machines are not counted on where others will do: they have not come for long."""
     budget: str = ""
     """Pools of one budget have `most` machines of a group together; empty: the cluster's own."""
     image: str = ""
@@ -138,6 +143,8 @@ class Request:
     """Degrees (data, tensor, pipeline) to make do with, the ones to prefer first."""
     parts: tuple[Part, ...] = ()
     share: int = WHOLE
+    spot: str = "allow"
+    """Machines that may be taken away: allow, avoid or only (specs.common.Spot)."""
     project: str = "default"
     closed: Mapping[str, str] = field(default_factory=dict)
     """Clusters that it may not use, and why: the plan fills it in (tenancy.py)."""
@@ -214,6 +221,8 @@ class Demand:
     coming: int = 0
     whom: tuple[str, ...] = ()
     blocked: str = ""
+    instead: str = ""
+    """The group in whose place these come, because its machines have not come for long."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ def _priority(value: object) -> object:
 Priority = Annotated[int, BeforeValidator(_priority), Field(ge=-1000, le=1000)]
 
 
+Spot = Literal["allow", "avoid", "only"]
+
+
 class Resources(Spec):
     """What each rank holds. `accelerator` names a model of the hardware catalogue; `cpu` is a
     declared slot of a cluster without accelerators; None is any slot the cluster has."""
@@ -34,6 +37,9 @@ class Resources(Spec):
     accelerator: str | None = None
     cpus: float | None = Field(default=None, gt=0)
     memory: Bytes | None = None
+    spot: Spot | None = None
+    """Machines that may be taken away at short notice: `allow` (the default of jobs), `avoid` (that
+    of services) or `only`."""
 
 
 class SecretReference(Spec):

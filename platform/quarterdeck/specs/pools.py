@@ -38,7 +38,8 @@ class WorkerGroup(Spec):
     min_replicas: Annotated[int, Field(ge=0, le=10_000)] = 0
     max_replicas: Annotated[int, Field(ge=0, le=10_000)] = 1
     spot: bool = False
-    """Machines that may be taken away at short notice. Told, not yet decided by."""
+    """Machines that may be taken away at short notice, and cost less: they come first for those
+    that allow them."""
     labels: dict[str, str] = {}
     idle_after: Seconds = IDLE_AFTER_S
     """A machine beyond `min_replicas` that nothing needs goes after this."""

@@ -46,6 +46,12 @@ class LaunchFields(Spec):
     @classmethod
     def _all_or_none_name_accelerators(cls, roles: Roles | None, info: Any) -> Roles | None:
         common: Resources | None = info.data.get("resources")
+        for name, role in (roles or {}).items():
+            if role.resources is not None and role.resources.spot is not None:
+                raise ValueError(
+                    f"{name}.resources.spot: a gang is on such machines or not as a whole: write "
+                    "it into resources of the job"
+                )
         if not roles or (common and common.accelerator):
             return roles
         named = {

@@ -8,6 +8,7 @@ controller that ends in between.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
@@ -50,7 +51,7 @@ def own_clusters(session: Session, pool: str) -> Sequence[PoolRow]:
 
 def want_own(session: Session, made: Pool, of_pool: str, job: JobRow, image: str) -> None:
     """Write down that the job's next run gets the cluster `made`."""
-    values = {
+    values: dict[str, Any] = {
         "name": made.name, "namespace": made.namespace, "object": made.object_name,
         "project": made.project, "groups": [one.model_dump(mode="json") for one in made.groups],
         "sizes": {}, "idle_since": {}, "reason": "", "message": "", "looked_at": database_now(),

@@ -52,6 +52,8 @@ class Decision:
     """Nodes that take work again."""
     dead: Mapping[str, str] = field(default_factory=dict)
     """Nodes that Kubernetes knows to be dead, and how, by id."""
+    joined: Mapping[str, str] = field(default_factory=dict)
+    """Nodes whose group was not known before, by id."""
 
 
 def declare_pools(session: Session, pools: Sequence[Declared]) -> None:
@@ -65,8 +67,9 @@ def declare_pools(session: Session, pools: Sequence[Declared]) -> None:
             "namespace": pool.namespace, "object": pool.object, "project": pool.project,
             "groups": [dict(group) for group in pool.groups],
         }  # fmt: skip
-        new = {"name": pool.name, **values, "sizes": {}, "idle_since": {}, "reason": "",
-               "message": ""}  # fmt: skip
+        new: dict[str, Any] = {
+            "name": pool.name, **values, "sizes": {}, "idle_since": {}, "reason": "", "message": "",
+        }  # fmt: skip
         session.execute(insert_ignoring(session, PoolRow, ["name"]).values(new))
         session.execute(update(PoolRow).where(PoolRow.name == pool.name).values(values))
 
@@ -118,6 +121,8 @@ def store_decision(session: Session, name: str, lease_id: str, made: Decision) -
             _tell_of_node(session, node, "node.uncordoned", "open to runs again", {})
     for node in _nodes(session, made.dead):
         confirm_dead(session, node, actor="kubernetes", reason=made.dead[node.id], force=True)
+    for node in _nodes(session, made.joined):
+        node.pool_group = made.joined[node.id]
     before = row.sizes
     row.sizes = dict(made.sizes)
     row.idle_since = {pod: since.isoformat() for pod, since in made.idle_since.items()}

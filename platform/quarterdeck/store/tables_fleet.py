@@ -132,6 +132,8 @@ class NodeRow(Base):
     is_head: Mapped[bool] = mapped_column(default=False)
     versions: Mapped[dict[str, Any] | None]
     """Of quarterdeck, Ray and Python; None: its agent does not tell."""
+    pool_group: Mapped[str | None]
+    """Of its pool, once a look has found its pod."""
     last_seen_at: Mapped[datetime] = mapped_column(default=database_now())
     created_at: Mapped[datetime] = mapped_column(default=database_now())
 
