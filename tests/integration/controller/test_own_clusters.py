@@ -13,6 +13,9 @@ from sqlalchemy import select
 from quarterdeck.cluster.provider import PodSeen, PoolSeen, ProviderError, Trouble
 from quarterdeck.controller.capacity import Capacity
 from quarterdeck.specs.pools import Pool
+from quarterdeck.specs.protocol import RankPlacement
+from quarterdeck.store.capacity import reserve
+from quarterdeck.store.errors import CapacityTaken
 from quarterdeck.store.fleet_queries import list_clusters
 from quarterdeck.store.own_clusters import AFTER_S, end_if_done, own_clusters
 from quarterdeck.store.tables import ClusterRow, NodeRow, PoolRow, RunRow
@@ -282,6 +285,9 @@ def test_nothing_is_placed_on_a_cluster_that_ends(deck: Deck) -> None:
     deck.platform.controller.tick()
     with deck.platform.database.write() as session:
         assert end_if_done(session, row.name)
+    place = RankPlacement(rank=0, node_id=f"{row.name}-0")
+    with deck.platform.database.write() as session, pytest.raises(CapacityTaken):
+        reserve(session, row.name, "default", [place])  # a plan of just before
     deck.platform.wish(job, "run")
     for _ in range(3):
         deck.platform.controller.tick()
