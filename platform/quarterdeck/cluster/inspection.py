@@ -13,7 +13,7 @@ from quarterdeck.specs.pools import Pool
 from quarterdeck.specs.reports import DoctorCheck, DoctorFinding
 
 RIGHTS = (
-    ("ray.io", "rayclusters", ("get", "list", "create", "patch")),
+    ("ray.io", "rayclusters", ("get", "list", "create", "patch", "delete")),
     ("", "pods", ("list", "delete")),
     ("", "events", ("list",)),
 )

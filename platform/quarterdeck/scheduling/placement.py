@@ -51,7 +51,7 @@ class Room:
         node_id = self.node.id
         if node_id in request.avoid or node_id in request.excluded or node_id in request.shunned:
             return 0
-        if not takes_spot(request.spot, self.node.spot):
+        if request.spot != "allow" and not takes_spot(request.spot, self.node.spot):
             return 0
         limits = [most]
         if request.cpus:

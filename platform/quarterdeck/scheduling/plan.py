@@ -139,14 +139,13 @@ def _try(sites: Sequence[Site], request: Request, now: datetime) -> Assignment |
 def _contested(states: Sequence[PoolState], placed: Sequence[RankPlacement]) -> bool:
     """Whether any gang that waits would go to one of these machines: one that avoids spot machines
     is not delayed on them."""
-    rooms = {node: room for state in states for node, room in state.empty.rooms.items()}
-    kinds = {rooms[place.node_id].node.spot for place in placed}
-    return any(
-        takes_spot(wait.request.spot, spot)
-        for state in states
-        for wait in state.waiting
-        for spot in kinds
-    )
+    waiting = [wait for state in states for wait in state.waiting]
+    if not waiting:
+        return False
+    rooms = [state.empty.rooms for state in states]
+    nodes = {place.node_id for place in placed}
+    kinds = {of[node].node.spot for node in nodes for of in rooms if node in of}
+    return any(takes_spot(wait.request.spot, spot) for wait in waiting for spot in kinds)
 
 
 def _try_smaller(sites: Sequence[Site], request: Request, now: datetime) -> Assignment | None:
