@@ -59,9 +59,10 @@ def read_fleet(session: Session, project: str) -> Fleet:
     """What is alive now, and what pools could bring, of clusters that take a project's runs."""
     hardware: dict[str, list[Hardware]] = {}
     slots: dict[str, dict[str, int]] = {}
-    tenancy = read_tenancy(session)
+    tenancy, pools = read_tenancy(session), fresh_pools(session)
+    taken = {pool.name for pool in pools if pool.of_pool is not None}  # made for one run each
     for node in fleet_queries.living_machines(session):
-        if tenancy.why_closed(node.cluster, project):
+        if node.cluster in taken or tenancy.why_closed(node.cluster, project):
             continue
         models, model = slots.setdefault(node.cluster, {}), node.accelerator.lower()
         models[model] = models.get(model, 0) + node.slots * node.count
@@ -69,8 +70,8 @@ def read_fleet(session: Session, project: str) -> Fleet:
         known = hardware.setdefault(node.cluster, [])
         if entry is not None and entry not in known:
             known.append(entry)
-    for pool in fresh_pools(session):
-        if tenancy.why_closed(pool.name, project):
+    for pool in pools:
+        if pool.name in taken or tenancy.why_closed(pool.name, project):
             continue
         most: dict[str, int] = {}
         known = hardware.setdefault(pool.name, [])

@@ -23,7 +23,7 @@ from quarterdeck.store.own_clusters import (
     waiting_jobs,
     want_own,
 )
-from quarterdeck.store.pools import claim_pool, note_trouble, release_pool
+from quarterdeck.store.pools import claim_pool, note_trouble, pool_of, release_pool, renew_pool
 from quarterdeck.store.sessions import Database
 from quarterdeck.store.tables import JobRow, PoolRow
 
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 MOST = 32
 """Clusters of one pool at once; further gangs wait for one of them to end."""
+MOST_LOOKED_AT = 1000
+"""Of the jobs with images that wait, whichever pool they are for."""
 Look = Callable[[Pool, PoolProvider, str], int]
 
 
@@ -48,6 +50,9 @@ class OwnClusters:
         changed = 0
         for row in self._wanted():
             with self._database.write() as session:
+                # All out of one budget: only who holds the pool sizes those that are made from it.
+                if not renew_pool(session, self._pool.name, lease_id):
+                    return changed
                 if not claim_pool(session, row.name, lease_id):
                     continue
             try:
@@ -60,8 +65,11 @@ class OwnClusters:
     def _wanted(self) -> list[PoolRow]:
         """All there are, with those that jobs lack."""
         with self._database.read() as session:
+            parent = pool_of(session, self._pool.name)
+            if parent is None or parent.reason == "KubernetesUnreachable":
+                return []  # each call would take its whole time
             rows = list(own_clusters(session, self._pool.name))
-            waiting = waiting_jobs(session, MOST)
+            waiting = waiting_jobs(session, MOST_LOOKED_AT)
             if len(rows) >= MOST or not waiting:
                 return rows
             seen = world(session)

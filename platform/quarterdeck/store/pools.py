@@ -87,6 +87,22 @@ def claim_pool(session: Session, name: str, lease_id: str) -> bool:
     return bool(result.rowcount == 1)
 
 
+def renew_pool(session: Session, name: str, lease_id: str) -> bool:
+    """Hold a lease for longer; whether it was still ours."""
+    result = session.execute(
+        update(PoolRow)
+        .where(
+            PoolRow.name == name,
+            PoolRow.lease_id == lease_id,
+            PoolRow.lease_until > database_now(),
+        )
+        .values(lease_until=database_now(LEASE_S))
+        .execution_options(synchronize_session=False)
+    )
+    assert isinstance(result, CursorResult)
+    return bool(result.rowcount == 1)
+
+
 def release_pool(session: Session, name: str, lease_id: str, *, rest: float) -> None:
     """Give a lease back. Nobody takes it for `rest` seconds: several controllers look no more
     often than one."""

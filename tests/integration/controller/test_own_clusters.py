@@ -307,6 +307,39 @@ def test_all_clusters_of_a_pool_together_have_no_more_than_it_may(deck: Deck) ->
     assert deck.kubernetes.sizes["gpu"] == 0
 
 
+def test_many_that_no_pool_takes_keep_nobody_from_his_cluster(
+    deck: Deck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quarterdeck.controller.own_clusters.MOST", 2)
+    for i in range(5):
+        deck.submit(f"wide-{i}", ranks=13)
+    jobs = [deck.submit(f"train-{i}") for i in range(3)]
+    deck.tick(4)
+    assert [row.owner_id for row in deck.own] == jobs[:2]
+    assert deck.platform.job(jobs[2]).reason == "WaitingForCluster"
+
+
+def test_who_lost_the_pool_sizes_nothing_more_of_its_budget(
+    deck: Deck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(2):
+        deck.submit(f"train-{i}")
+    deck.platform.controller.tick()
+    look, looked = Provider.look, list[str]()
+
+    def stolen(provider: Provider) -> PoolSeen | None:
+        if provider.name != "gpu":
+            looked.append(provider.name)
+            with deck.platform.database.write() as session:
+                session.get_one(PoolRow, "gpu").lease_id = "another"
+        return look(provider)
+
+    monkeypatch.setattr(Provider, "look", stolen)
+    deck.capacity.tick()
+    assert len(deck.own) == 2
+    assert looked == [deck.own[0].name]
+
+
 def test_a_wrong_image_is_the_reason(deck: Deck) -> None:
     deck.kubernetes.trouble = Trouble("ErrImagePull", f"{IMAGE}: not found")
     job = deck.submit("train")
