@@ -8,6 +8,7 @@ EVERYTHING = {
     **LEAST,
     "workers.enabled": True,
     "workers.replicas": 3,
+    "workers.project": "cv",
     "api.autoscaling.enabled": True,
     "gateway.autoscaling.enabled": True,
     "ingress.enabled": True,
@@ -19,7 +20,7 @@ EVERYTHING = {
     "monitoring.podMonitor.enabled": True,
     "monitoring.prometheusRule.enabled": True,
     "monitoring.dashboards.enabled": True,
-    "pools": [{"name": "gpu", "groups": [
+    "pools": [{"name": "gpu", "project": "nlp", "groups": [
         {"name": "big", "accelerator": "H100", "slots": 8, "maxReplicas": 2, "spot": True,
          "idleAfter": "10m", "memory": "512GiB", "labels": {"rack": "a"},
          "tolerations": [{"key": "gpu", "operator": "Exists"}]},

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import quarterdeck
+from quarterdeck.cluster.images import for_image
 from quarterdeck.specs.pools import PoolsFile
 from tests.kubernetes.chart import (
     CHART,
@@ -203,13 +204,18 @@ def test_the_pools_file_is_what_the_controller_reads(everything: list[Object]) -
     (pool,) = pools_of(everything)
     groups: list[dict[str, Any]] = pool["groups"]
     assert (pool["name"], pool["namespace"], pool["object"]) == ("gpu", "ml", "qd-quarterdeck-gpu")
+    assert pool["project"] == "nlp"
     assert groups == [
         {"name": "big", "accelerator": "H100", "slots": 8, "min_replicas": 0, "max_replicas": 2,
          "spot": True, "idle_after": "10m", "memory": "512GiB", "labels": {"rack": "a"}},
         {"name": "small", "accelerator": "cpu", "slots": 4, "min_replicas": 1, "max_replicas": 3,
          "spot": False},
     ]  # fmt: skip
-    assert PoolsFile.model_validate({"pools": [pool]}).pools[0].groups[0].memory == 512 << 30
+    read = PoolsFile.model_validate({"pools": [pool]}).pools[0]
+    assert read.groups[0].memory == 512 << 30
+    made = for_image(read, "job-1", 0, "team/train:3").template["spec"]
+    for one in (made["headGroupSpec"], *made["workerGroupSpecs"]):
+        assert one["template"]["spec"]["containers"][0]["image"] == "team/train:3"
     cluster = pool["template"]
     assert cluster["metadata"]["annotations"] == {"ray.io/overwrite-container-cmd": "true"}
     assert cluster["spec"]["enableInTreeAutoscaling"] is False
@@ -252,6 +258,13 @@ def test_of_static_machines_one_is_the_head(everything: list[Object]) -> None:
         "qd-quarterdeck-workers-head": (1, {"--url"}),
         "qd-quarterdeck-workers": (2, {"--join", "--only-join"}),
     }
+
+
+def test_a_project_gets_the_static_machines(everything: list[Object]) -> None:
+    (head,) = (one for one in of_kind(everything, "Deployment")
+               if one["metadata"]["name"] == "qd-quarterdeck-workers-head")  # fmt: skip
+    told = dict(pairwise(head["spec"]["template"]["spec"]["containers"][0]["args"]))
+    assert told["--project"] == "cv"
 
 
 def test_changed_pools_restart_the_controller(chart: Chart) -> None:

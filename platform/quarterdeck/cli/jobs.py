@@ -170,6 +170,12 @@ def submit(
     queue: Annotated[str, typer.Option(help="The queue.")] = "default",
     priority: Annotated[str, typer.Option(help="low, normal, high or a number.")] = "normal",
     accelerator: Annotated[str | None, typer.Option(help="E.g. H100; default: any.")] = None,
+    spot: Annotated[
+        str | None, typer.Option(help="Machines that may be taken away: allow, avoid or only.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="A container image for it; needs a pool of Kubernetes.")
+    ] = None,
     env: Annotated[
         list[str] | None, typer.Option("-e", "--env", help="NAME=VALUE; repeatable.")
     ] = None,
@@ -216,7 +222,12 @@ def submit(
         "secrets": secret,
         "max_duration": max_duration,
         "max_restarts": max_restarts,
-        "resources": {"accelerator": accelerator} if accelerator else None,
+        "resources": {
+            field: value
+            for field, value in (("accelerator", accelerator), ("spot", spot))
+            if value is not None
+        },
+        "environment": {"image": image} if image else None,
         "workdir": None if no_workdir else workdir,
         "setup": setup,
     }
