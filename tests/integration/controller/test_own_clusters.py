@@ -3,23 +3,23 @@ ends in between. `Kubernetes` plays the machines; tests/kubernetes has the real 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from quarterdeck.cluster.provider import PodSeen, PoolSeen, ProviderError, Trouble
+from quarterdeck.cluster.provider import PoolSeen, Trouble
 from quarterdeck.controller.capacity import Capacity
 from quarterdeck.specs.pools import Pool
 from quarterdeck.specs.protocol import RankPlacement
 from quarterdeck.store.capacity import reserve
 from quarterdeck.store.errors import CapacityTaken
 from quarterdeck.store.fleet_queries import list_clusters
-from quarterdeck.store.own_clusters import AFTER_S, end_if_done, own_clusters
+from quarterdeck.store.own_clusters import AFTER_S, REMEMBERED_S, end_if_done, forget, own_clusters
 from quarterdeck.store.tables import ClusterRow, NodeRow, PoolRow, RunRow
 from tests.integration.controller.conftest import Agent, command
+from tests.integration.controller.ray_clusters import Kubernetes, Provider
 
 IMAGE = "team/train:3"
 POD = {"spec": {"containers": [{"name": "ray", "image": "worker:1", "args": ["--cluster", "gpu"]}]}}
@@ -37,71 +37,6 @@ POOL = Pool.model_validate(
         },
     }
 )
-
-
-@dataclass
-class Kubernetes:
-    """RayClusters by name, each with as many pods as were ordered."""
-
-    sizes: dict[str, int] = field(default_factory=dict)
-    images: dict[str, str] = field(default_factory=dict)
-    deleting: set[str] = field(default_factory=set)
-    trouble: Trouble | None = None
-    refuse_to_delete: bool = False
-
-
-@dataclass
-class Provider:
-    """One of them."""
-
-    kubernetes: Kubernetes
-    pool: Pool
-
-    @property
-    def name(self) -> str:
-        return self.pool.name
-
-    def beside(self, pool: Pool) -> Provider:
-        return Provider(self.kubernetes, pool)
-
-    def look(self) -> PoolSeen | None:
-        there = self.kubernetes
-        if self.name not in there.sizes or self.name in there.deleting:
-            return None
-        size = there.sizes[self.name]
-        trouble = there.trouble if self.name != "gpu" else None
-        pods = [
-            PodSeen(f"{self.name}-{i}", f"uid-{self.name}-{i}", "g", trouble=trouble)
-            for i in range(size)
-        ]
-        return PoolSeen(version="1", replicas={"g": size}, pods=tuple(pods))
-
-    def create(self) -> None:
-        if self.name in self.kubernetes.sizes:
-            raise ProviderError("Conflict", "it is there")
-        self.kubernetes.sizes[self.name] = 0
-        pod = self.pool.template["spec"]["headGroupSpec"]["template"]["spec"]
-        self.kubernetes.images[self.name] = pod["containers"][0]["image"]
-
-    def resize(self, seen: PoolSeen, wanted: Mapping[str, int], remove: Sequence[str]) -> bool:
-        changed = self.kubernetes.sizes[self.name] != wanted["g"]
-        self.kubernetes.sizes[self.name] = wanted["g"]
-        return changed
-
-    def delete(self) -> bool:
-        if self.kubernetes.refuse_to_delete:
-            raise ProviderError("Forbidden", "rayclusters: cannot delete")
-        if self.name in self.kubernetes.deleting:
-            self.kubernetes.deleting.remove(self.name)
-            del self.kubernetes.sizes[self.name]
-            return False
-        if self.name in self.kubernetes.sizes:
-            self.kubernetes.deleting.add(self.name)
-            return False
-        return True
-
-    def bury(self, pod: PodSeen) -> None:
-        raise AssertionError(f"nothing of {pod.name} is dead")
 
 
 @dataclass
@@ -208,6 +143,25 @@ def test_the_cluster_goes_when_the_run_has_ended_and_is_not_used_again(deck: Dec
     with deck.platform.database.read() as session:
         (cluster,) = session.scalars(select(ClusterRow).where(ClusterRow.name == run.cluster))
         assert cluster.phase == "gone"
+
+
+def test_machines_of_clusters_that_are_gone_are_shown_for_a_day(deck: Deck) -> None:
+    _, agent, run = deck.started("train")
+    deck.ended(agent, run)
+    deck.tick(4)
+
+    def remembered() -> tuple[set[str], set[str]]:
+        with deck.platform.database.write() as session:
+            forget(session, "another")
+            clusters = set(session.scalars(select(ClusterRow.name)))
+            return clusters, set(session.scalars(select(NodeRow.cluster)))
+
+    assert remembered() == ({"a", run.cluster}, {"a", run.cluster})
+    with deck.platform.database.read() as session:
+        query = select(ClusterRow.id).where(ClusterRow.name == run.cluster)
+        cluster = session.scalars(query).one()
+    deck.platform.age(ClusterRow, cluster, "last_beat_at", REMEMBERED_S + 1)
+    assert remembered() == ({"a"}, {"a"})
 
 
 def test_each_attempt_has_its_own(deck: Deck, make: Any) -> None:
