@@ -161,10 +161,21 @@ def ask_the_gateway(trial: Trial, key: str) -> None:
     expect(models["object"] == "list", f"/v1/models answers {models}")
 
 
-def back_up(trial: Trial) -> None:
-    """pg_dump of the image copes with the server."""
+def back_up_and_restore(trial: Trial) -> None:
+    """pg_dump of the image copes with the server, and what came after the backup is gone."""
     said = trial.compose("exec", "-T", "api", "quarterdeck", "db", "backup")
     expect("backups/quarterdeck-" in said, f"db backup says {said!r}")
+    file = said.rpartition(":")[0].strip()  # FILE: 123,456 bytes
+    submit = ("submit", "--no-workdir", "--name", "forgotten")
+    trial.quarterdeck(*submit, "--", "true", seconds=JOB_S)
+    trial.compose("stop", "api", "controller")
+    trial.compose("run", "--rm", "-T", "api", "db", "restore", file, seconds=JOB_S)
+    trial.compose("up", "--detach", "--wait", "--no-recreate", seconds=UP_S)
+    jobs = trial.quarterdeck("jobs", "-o", "name").split()
+    expect("job/hello" in jobs and "job/forgotten" not in jobs, f"after the restore: {jobs}")
+    again = ("submit", "--no-workdir", "--name", "after-restore")
+    logs = trial.quarterdeck(*again, "--", "echo", "goes on", seconds=JOB_S)
+    expect("goes on" in logs, f"the log lacks the job's line:\n{logs}")
 
 
 def search_secrets(trial: Trial, key: str) -> None:
@@ -203,8 +214,8 @@ def follow(trial: Trial) -> None:
         survive_the_api(trial)
     with step("the worker is restarted and takes another job"):
         survive_the_worker(trial)
-    with step("db backup"):
-        back_up(trial)
+    with step("db backup, db restore, another job"):
+        back_up_and_restore(trial)
     with step("doctor"):
         trial.quarterdeck("doctor")
     with step("no secret in containers' settings and logs"):
