@@ -23,6 +23,11 @@ REWRITTEN_S = 60.0
 """A machine that waits asks every few seconds: its row is not written each time."""
 
 
+def is_news(session: Session, row: ClusterRow, said: JoinRequest) -> bool:
+    """Whether `record_join` would write anything: machines that wait ask again and again."""
+    return _kept(session, row, said) != (row.refused_joins or [])
+
+
 def record_join(session: Session, cluster: str, said: JoinRequest) -> None:
     """Keep whom the versions keep out of the cluster, and forget it once it fits. Raises
     NotFound."""
@@ -31,20 +36,24 @@ def record_join(session: Session, cluster: str, said: JoinRequest) -> None:
     ).one_or_none()
     if row is None:
         raise NotFound("cluster", cluster)
+    row.refused_joins = _kept(session, row, said) or None
+
+
+def _kept(session: Session, row: ClusterRow, said: JoinRequest) -> list[dict[str, Any]]:
     now = session.scalars(select(database_now())).one()
-    before = list(row.refused_joins or [])
-    kept = [one for one in before if one["host"] != said.host and not _old(one, now)]
-    if apart(said.versions, row.versions):
-        mine = next((one for one in before if one["host"] == said.host), None)
-        versions = {clean(name, 100): clean(text, 100) for name, text in said.versions.items()}
-        young = timedelta(seconds=REWRITTEN_S)
-        if mine and mine["versions"] == versions and now - _at(mine) < young:
-            return
-        new = {"host": clean(said.host, 253), "address": clean(said.address, 253),
-               "versions": versions, "at": now.isoformat()}  # fmt: skip
-        kept = [*kept, new][-MOST_KEPT:]
-    if kept != before:
-        row.refused_joins = kept or None
+    before: list[dict[str, Any]] = list(row.refused_joins or [])
+    host = clean(said.host, 253)
+    others = [one for one in before if one["host"] != host and not _old(one, now)]
+    if not apart(said.versions, row.versions):
+        return others
+    versions = {clean(name, 100): clean(text, 100) for name, text in said.versions.items()}
+    mine = next((one for one in before if one["host"] == host), None)
+    young = timedelta(seconds=REWRITTEN_S)
+    if mine and mine["versions"] == versions and now - _at(mine) < young:
+        return before
+    new = {"host": host, "address": clean(said.address, 253), "versions": versions,
+           "at": now.isoformat()}  # fmt: skip
+    return [*others, new][-MOST_KEPT:]
 
 
 def refused_joins(session: Session, row: ClusterRow) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from quarterdeck.specs.protocol import JoinRequest
 from quarterdeck.store import dead_nodes, fleet_queries
 from quarterdeck.store.dead_nodes import held_by_node
 from quarterdeck.store.fleet_queries import Capacity
-from quarterdeck.store.joins import record_join
+from quarterdeck.store.joins import is_news, record_join
 from quarterdeck.store.node_faults import Machine, newest_faults
 from quarterdeck.store.pools import all_pools, pool_of
 from quarterdeck.store.sessions import Session
@@ -70,11 +70,12 @@ def join_cluster(
     """Address and token of a cluster's Ray head, for a machine that joins it. Whom its versions
     keep out is remembered for `doctor`."""
     caller.check_cluster(name)
-    if said is not None:
-        with state.database.write() as session:
-            record_join(session, name, said)
     with state.database.read() as session:
         row = fleet_queries.get_cluster(session, name)
+        news = said is not None and is_news(session, row, said)
+    if said is not None and news:
+        with state.database.write() as session:
+            record_join(session, row.name, said)
     if not row.address or row.ray_token is None:
         raise ProblemError(
             "not_found",
