@@ -227,7 +227,7 @@ def _spot(request: Request, sites: Sequence[Site]) -> Pending | None:
         return None
     open_ = replace(request, spot="allow")
     for site in sites:
-        if site.place_if_empty(open_) is not None:
+        if site.fits_if_empty(open_):
             message = (
                 f"cluster {site.cluster} would be big enough, but it needs machines"
                 f"{SPOT_WORDS[request.spot]} (resources.spot: {request.spot}); write "
