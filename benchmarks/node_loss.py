@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -350,6 +351,8 @@ def main() -> int:
     named = os.environ.get("QUARTERDECK_KUBERNETES")
     if not named or os.geteuid() != 0:
         raise SystemExit("QUARTERDECK_KUBERNETES must name the folder of start-cluster.sh; as root")
+    # Its default action would leave two nodes behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with installed(Path(named)) as site:
         try:
             figures = lose_machine(site)
