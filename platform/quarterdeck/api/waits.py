@@ -90,7 +90,11 @@ def _newest_run(session: Session, owner_id: str) -> list[str]:
     if run is None:
         return []
     text = f"run {run.epoch} on {run.cluster} is {run.phase} ({run.reason})"
-    return [f"{text}: {run.message or run.reported_message}".rstrip(": ")]
+    reasons = run_queries.placement_reasons(session, run)
+    return [
+        f"{text}: {run.message or run.reported_message}".rstrip(": "),
+        *(f"cluster {name}: {why}" for name, why in reasons.items()),
+    ]
 
 
 def _moment(moment: datetime) -> str:

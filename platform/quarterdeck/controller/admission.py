@@ -303,6 +303,7 @@ class Admission:
                         revision.spec,
                         revision.inputs or {},
                         revision.revision,
+                        clusters=assignment.clusters,
                     ),
                 )
             # The next replica of this plan compares with what this one left.
@@ -362,4 +363,11 @@ def _new_run(job: JobRow, assignment: Assignment, inputs: dict[str, Any]) -> New
     places = assignment.placements
     if spec.get("launch") == "per_node":
         places = by_node(places)
-    return NewRun(assignment.cluster, places, spec, inputs, full_ranks=full_ranks)
+    return NewRun(
+        assignment.cluster,
+        places,
+        spec,
+        inputs,
+        full_ranks=full_ranks,
+        clusters=assignment.clusters,
+    )

@@ -33,6 +33,7 @@ from quarterdeck.scheduling.spread import (
     take,
 )
 from quarterdeck.scheduling.tenancy import Doors
+from quarterdeck.scheduling.verdicts import verdicts
 from quarterdeck.specs.protocol import RankPlacement
 
 MAX_BACKFILL_HEADS = 16
@@ -56,24 +57,32 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
         assignment = _try(mine, request, now)
         if assignment is not None:
             growth.started(assignment)
-            assignments.append(assignment)
+            assignments.append(_told(snapshot, request, mine, assignment))
             continue
         possible = [site for site in mine if site.fits_if_empty(request)]
         reason = explain(snapshot, request, mine, possible, now)
         if shrunk := _try_smaller(mine, request, now):
             growth.started(shrunk)
-            assignments.append(replace(shrunk, why=reason.message))
+            shrunk = replace(shrunk, why=reason.message)
+            assignments.append(_told(snapshot, request, mine, shrunk))
             continue
         if (help_ := growth.ask(request)) is not None:
             reason = say(reason, request, help_)
             if help_.holds_place:
                 _hold_place(pools, help_.keys, request, possible)
-        pending.append(reason)
+        said = (f"cluster {n}: {why}" for n, why in verdicts(snapshot, request, mine).items())
+        pending.append(replace(reason, facts=(*reason.facts, *said)))
         for site in possible:
             wait = Wait(request, site)
             for state in site.states:
                 state.waiting.append(wait)
     return Plan(tuple(assignments), tuple(pending), growth.demands(), growth.reserved)
+
+
+def _told(
+    snapshot: Snapshot, request: Request, sites: Sequence[Site], made: Assignment
+) -> Assignment:
+    return replace(made, clusters=verdicts(snapshot, request, sites, made))
 
 
 def _hold_place(

@@ -196,6 +196,8 @@ class Assignment:
     """Which of the request's smaller gangs starts; None: the full one."""
     why: str = ""
     """Why not the full one."""
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    """Why this cluster, and none of the others: by name, where there was a choice."""
 
 
 @dataclass(frozen=True)

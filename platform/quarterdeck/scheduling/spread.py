@@ -80,6 +80,12 @@ class Site:
         """All ranks of the gang as things are, or None."""
         return place([state.pool for state in self.states], request)
 
+    def fits(self, request: Request) -> bool:
+        """Whether all ranks of the gang find a place as things are."""
+        if len(self.states) == 1:
+            return self.states[0].pool.fits(request)
+        return self.place(request) is not None
+
     def fits_if_empty(self, request: Request) -> bool:
         """Whether all ranks of the gang would find a place if nothing ran there."""
         if len(self.states) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ class NewRun:
     revision: int | None = None
     full_ranks: int | None = None
     """The job's ranks, where this run has fewer."""
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    """Why this cluster, and none of the others."""
 
 
 def last_checkpoint(session: Session, job_id: str) -> CheckpointRow | None:
@@ -59,7 +61,7 @@ def start_job(session: Session, job: JobRow, new: NewRun, *, lease_id: str | Non
     move_job(
         session, job, move.event, message=move.message, lease_id=lease_id, values=dict(move.values)
     )
-    _insert(session, [run])
+    _insert(session, [(run, new)])
     return run
 
 
@@ -76,7 +78,7 @@ def start_jobs(
         runs.append(_of_job(_row(new, next_epoch(0, now), 1, now), job))
     moves = [_placed(job, run) for (job, _), run in zip(starts, runs, strict=True)]
     move_jobs(session, moves, lease_id=lease_id)
-    _insert(session, runs)
+    _insert(session, list(zip(runs, (new for _, new in starts), strict=True)))
     return runs
 
 
@@ -129,7 +131,7 @@ def start_replica(session: Session, service: ServiceRow, new: NewRun) -> RunRow:
     run.owner_type, run.owner_id, run.owner_name = "service", service.id, service.name
     run.project, run.kind = service.project, "service"
     session.refresh(service)
-    _insert(session, [run])
+    _insert(session, [(run, new)])
     return run
 
 
@@ -157,23 +159,25 @@ def _row(new: NewRun, epoch: int, attempt: int, born_in: int) -> RunRow:
     )
 
 
-def _insert(session: Session, runs: Sequence[RunRow]) -> None:
+def _insert(session: Session, runs: Sequence[tuple[RunRow, NewRun]]) -> None:
     # Not by session.add: that reads back each row's defaults, which nobody needs here.
     written = [
         {name: value for name, value in vars(run).items() if not name.startswith("_")}
-        for run in runs
+        for run, _ in runs
     ]
     session.execute(insert(RunRow), written)
-    append_events(session, [_assigned(run) for run in runs])
-    for cluster, count in Counter(run.cluster for run in runs).items():
+    append_events(session, [_assigned(run, new.clusters) for run, new in runs])
+    for cluster, count in Counter(run.cluster for run, _ in runs).items():
         count_placed(session, cluster, count)
 
 
-def _assigned(run: RunRow) -> Fact:
+def _assigned(run: RunRow, clusters: Mapping[str, str]) -> Fact:
     resumes = f", resumes after step {run.resumed_from_step}" if run.resume_checkpoint else ""
     data = {"run_id": run.id, "epoch": run.epoch, "ranks": len(run.placements)}
     if held := _held_by_role(run):
         data["roles"] = held
+    if clusters:
+        data["clusters"] = dict(clusters)
     return Fact(
         type="run.assigned",
         subject=f"{run.owner_type}/{run.owner_name}",
