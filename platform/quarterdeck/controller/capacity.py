@@ -214,6 +214,7 @@ def _decide(
         close=close,
         open=open_,
         dead=dead,
+        leaving=frozenset(remove),
     )
     return _Made(sizes, matched, decision)
 
@@ -254,6 +255,7 @@ def _told(facts: Mapping[str, Any], made: Size, now: datetime) -> dict[str, Any]
         "constraint": made.constraint,
         "bound_by": made.bound_by,
         "removed": list(made.remove),
+        "leaving": sorted({*facts["leaving"], *made.remove}),
         "decided_at": now.isoformat(),
     }
 
@@ -263,6 +265,6 @@ def _kept(made: _Made, busy: Collection[str]) -> tuple[dict[str, int], list[str]
     wanted = {name: one.wanted for name, one in made.sizes.items()}
     remove = {pod: name for name, one in made.sizes.items() for pod in one.remove}
     for one in made.matched:
-        if one.node_id in busy and one.pod.name in remove:
+        if (one.node_id in busy or one.pod.name in busy) and one.pod.name in remove:
             wanted[remove.pop(one.pod.name)] += 1
     return wanted, sorted(remove)

@@ -15,10 +15,9 @@ from quarterdeck.cluster.observation import together
 from quarterdeck.cluster.provider import PodSeen, PoolSeen, Trouble
 from quarterdeck.cluster.sizing import Machine
 from quarterdeck.specs.pools import WorkerGroup
-from quarterdeck.store.pools import LEAVING, OF_KUBERNETES
+from quarterdeck.store.pools import LEAVING, OF_KUBERNETES, POD_LABEL, why_it_leaves
 from quarterdeck.store.tables import NodeRow
 
-POD_LABEL = "pod"
 JOIN_S = 300.0
 """A pod that runs for longer without its agent's report is in trouble."""
 SPOT_PATIENCE_S = 300.0
@@ -54,22 +53,34 @@ class Matched:
 
 def match(seen: PoolSeen, nodes: Sequence[NodeRow]) -> list[Matched]:
     """Each worker pod with its node. `nodes` are the cluster's, the newest last."""
-    return [Matched(pod, _node_of(pod, nodes)) for pod in seen.pods if pod.group]
+    known = _Known(nodes)
+    return [Matched(pod, known.node_of(pod)) for pod in seen.pods if pod.group]
 
 
-def _node_of(pod: PodSeen, nodes: Sequence[NodeRow]) -> NodeRow | None:
-    mine = [node for node in nodes if _is(pod, node)]
-    living = [node for node in mine if node.phase != "dead"]
-    newest = living or mine
-    return newest[-1] if newest else None
+class _Known:
+    """Nodes by what pods are found by: of a thousand, each pod must not look at all."""
 
+    def __init__(self, nodes: Sequence[NodeRow]) -> None:
+        self._nodes = nodes
+        self._places: dict[tuple[str, ...], list[int]] = {}
+        for place, node in enumerate(nodes):
+            if named := node.labels.get(POD_LABEL):
+                keys: list[tuple[str, ...]] = [("pod", named)]
+            else:
+                keys = [("host", node.host), ("address", node.host, node.address)]
+            for key in keys:
+                self._places.setdefault(key, []).append(place)
 
-def _is(pod: PodSeen, node: NodeRow) -> bool:
-    if named := node.labels.get(POD_LABEL):
-        return bool(named == pod.name)
-    return node.host == pod.name or (
-        bool(pod.address) and node.host == pod.node and node.address == pod.address
-    )
+    def node_of(self, pod: PodSeen) -> NodeRow | None:
+        """A living one before dead ones, the newest before others."""
+        keys: list[tuple[str, ...]] = [("pod", pod.name), ("host", pod.name)]
+        if pod.address:
+            keys.append(("address", pod.node, pod.address))
+        places = {place for key in keys for place in self._places.get(key, ())}
+        mine = [self._nodes[place] for place in sorted(places)]
+        living = [node for node in mine if node.phase != "dead"]
+        newest = living or mine
+        return newest[-1] if newest else None
 
 
 def group_facts(
@@ -91,6 +102,9 @@ def group_facts(
         "joined": len(joined),
         "coming": max(0, ordered - len(joined)),
         "room": max(0, group.max_replicas - ordered) + leaving,
+        "leaving": sorted(
+            pod.name for pod in seen.pods if pod.group == group.name and pod.name in seen.removing
+        ),
     }
     facts |= patience(group, facts, before, now)
     newest = joined[-1].node if joined else None
@@ -232,7 +246,7 @@ def news_of_nodes(
         if place.dead:
             dead[one.node_id] = place.dead
         elif pod.name in remove:
-            close[one.node_id] = f"{LEAVING}: nothing needs it, pod {pod.name} goes"
+            close[one.node_id] = why_it_leaves(pod.name)
         elif goes:
             close[one.node_id] = f"{OF_KUBERNETES}: {goes}"
         elif pod.name in recall or one.closed_for.startswith(OF_KUBERNETES):

@@ -26,6 +26,7 @@ from quarterdeck.store.errors import AgentSuperseded, AlreadyClaimed, NotFound, 
 from quarterdeck.store.ids import new_id
 from quarterdeck.store.orphans import record_strangers
 from quarterdeck.store.outbox import append_event
+from quarterdeck.store.pools import leaving_pods, pod_of, why_it_leaves
 from quarterdeck.store.settings import generation
 from quarterdeck.store.tables import ClusterRow, JobRow, KeyRow, NodeRow, RunRow
 from quarterdeck.store.text import clean
@@ -121,12 +122,17 @@ def _record_nodes(session: Session, cluster: str, beat: AgentBeat) -> None:
         row.id: row for row in session.scalars(select(NodeRow).where(NodeRow.cluster == cluster))
     }
     before = list(known.values())
+    fresh = any(report.node_id not in known for report in beat.nodes)
+    leaving = leaving_pods(session, cluster) if fresh else frozenset()
     for report in beat.nodes:
         row = known.pop(report.node_id, None)
         if row is None:
             row = NodeRow(id=report.node_id, cluster=cluster, slots=report.slots)
             if (last := _same_machine(before, report)) is not None:
                 row.cordoned, row.cordon_reason = last.cordoned, last.cordon_reason
+            if not row.cordoned and (pod := pod_of(report.labels, report.host)) in leaving:
+                # It joins in the moment in which its pool takes it away.
+                row.cordoned, row.cordon_reason = True, why_it_leaves(pod)
             session.add(row)
         row.host, row.address = report.host, report.address
         # A confirmed death is final: such a machine comes back with a new raylet.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,6 +26,8 @@ FRESH_S = 300.0
 LEAVING = "LeavingPool"
 OF_KUBERNETES = "KubernetesNode"
 """What the `cordon_reason` of nodes begins with that pools closed; others they leave alone."""
+POD_LABEL = "pod"
+"""Of a node: the pod that its agent runs in."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Decision:
     """Nodes that Kubernetes knows to be dead, and how, by id."""
     joined: Mapping[str, str] = field(default_factory=dict)
     """Nodes whose group was not known before, by id."""
+    leaving: frozenset[str] = frozenset()
+    """Pods that go now."""
 
 
 def declare_pools(session: Session, pools: Sequence[Declared]) -> None:
@@ -127,10 +131,11 @@ def note_trouble(session: Session, name: str, lease_id: str, reason: str, messag
 
 def store_decision(session: Session, name: str, lease_id: str, made: Decision) -> list[str]:
     """Write a decision down before it is carried out, and close, open and bury the nodes that it
-    names; the ids of the nodes to close on which something was placed meanwhile. Raises StaleRow
-    where the pool is somebody else's now."""
+    names; what is to stay all the same, as something was placed there meanwhile: the ids of nodes,
+    and the pods of those that had not joined when it was decided. Raises StaleRow where the pool
+    is somebody else's now."""
     row = _mine(session, name, lease_id)
-    busy = _close(session, name, made.close)
+    busy = _close(session, name, made.close, made.leaving)
     for node in _nodes(session, made.open):
         if node.cordon_reason.startswith((LEAVING, OF_KUBERNETES)):
             node.cordoned, node.cordon_reason = False, ""
@@ -156,18 +161,23 @@ def store_decision(session: Session, name: str, lease_id: str, made: Decision) -
     return busy
 
 
-def _close(session: Session, cluster: str, nodes: Mapping[str, str]) -> list[str]:
+def _close(
+    session: Session, cluster: str, nodes: Mapping[str, str], leaving: Collection[str]
+) -> list[str]:
     """Close nodes; those that are to leave only if nothing holds them, which their cluster's lock
-    keeps so: nothing is placed on a closed one."""
-    if not nodes:
+    keeps so: nothing is placed on a closed one. Those of leaving pods that joined since they were
+    looked at are closed too; the lock keeps others from joining before the decision is written."""
+    if not nodes and not leaving:
         return []
     session.execute(
         select(ClusterRow.name).where(ClusterRow.name == cluster).with_for_update()
     ).first()
     held = held_by_node(session)
-    busy: list[str] = []
-    for node in _nodes(session, nodes):
-        reason = nodes[node.id]
+    joined = _joined_to_leave(session, cluster, leaving, nodes)
+    reasons = {**nodes, **{node.id: why_it_leaves(pod) for node, pod in joined.items()}}
+    busy = [pod for node, pod in joined.items() if node.id in held]
+    for node in _nodes(session, reasons):
+        reason = reasons[node.id]
         if reason.startswith(LEAVING) and node.id in held:
             busy.append(node.id)
         elif not node.cordoned or (
@@ -179,6 +189,37 @@ def _close(session: Session, cluster: str, nodes: Mapping[str, str]) -> list[str
                 kind = reason.partition(":")[0]
                 _tell_of_node(session, node, "node.cordoned", words, {"reason": kind})
     return busy
+
+
+def why_it_leaves(pod: str) -> str:
+    """The `cordon_reason` of a node whose pod goes."""
+    return f"{LEAVING}: nothing needs it, pod {pod} goes"
+
+
+def _joined_to_leave(
+    session: Session, cluster: str, leaving: Collection[str], known: Collection[str]
+) -> dict[NodeRow, str]:
+    """Nodes of leaving pods, but for those known, with their pods."""
+    if not leaving:
+        return {}
+    nodes = session.scalars(
+        select(NodeRow).where(NodeRow.cluster == cluster, NodeRow.phase != "dead")
+    )
+    found = {node: pod_of(node.labels, node.host) for node in nodes if node.id not in known}
+    return {node: pod for node, pod in found.items() if pod in leaving and not node.cordoned}
+
+
+def pod_of(labels: Mapping[str, str], host: str) -> str:
+    """The pod that a node's agent says it is in; else, unless the pod has its machine's network,
+    its host's name."""
+    return labels.get(POD_LABEL) or host
+
+
+def leaving_pods(session: Session, cluster: str) -> frozenset[str]:
+    """Pods of a cluster's pool that were named to go and may still be there."""
+    row = session.get(PoolRow, cluster)
+    sizes = row.sizes.values() if row is not None else ()
+    return frozenset(pod for size in sizes for pod in size.get("leaving") or ())
 
 
 def pool_nodes(session: Session, cluster: str, hosts: Iterable[str]) -> Sequence[NodeRow]:

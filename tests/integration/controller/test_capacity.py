@@ -1,157 +1,36 @@
 """Pools: one writer, decisions that are stored before they are carried out, machines that go only
-when nothing runs there. `Machines` plays Kubernetes; tests/kubernetes has the real one."""
+when nothing runs there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
-from quarterdeck.cluster.provider import NodeSeen, PodSeen, PoolSeen, ProviderError, Trouble
+from quarterdeck.cluster.provider import NodeSeen, ProviderError, Trouble
 from quarterdeck.controller.capacity import Capacity
-from quarterdeck.specs.pools import Pool
 from quarterdeck.store.columns import database_now
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.fleet_queries import cordon_node, get_node
-from quarterdeck.store.pools import Decision, claim_pool, pool_of, release_pool, store_decision
+from quarterdeck.store.pools import Decision, claim_pool, release_pool, store_decision
 from quarterdeck.store.sessions import Database
-from quarterdeck.store.tables import EventRow, NodeRow, PoolRow, RunRow
-
-
-@dataclass
-class Machines:
-    """One pool's pods: as many as were ordered, each of which joins when it is told to."""
-
-    ordered: int | None = None
-    """None: not made."""
-    pods: dict[str, PodSeen] = field(default_factory=dict)
-    nodes: dict[str, NodeSeen] = field(default_factory=dict)
-    troubles: tuple[Trouble, ...] = ()
-    removed: list[str] = field(default_factory=list)
-    buried: list[str] = field(default_factory=list)
-    looks: int = 0
-    refuse: ProviderError | None = None
-    meanwhile: Callable[[], None] = lambda: None
-    """Called after each look: what others do before the decision is carried out."""
-
-    def look(self) -> PoolSeen | None:
-        self.looks += 1
-        if self.refuse is not None and self.refuse.reason != "Conflict":
-            raise self.refuse
-        if self.ordered is None:
-            return None
-        seen = PoolSeen(
-            version="1", replicas={"h100": self.ordered}, pods=tuple(self.pods.values()),
-            nodes=dict(self.nodes), troubles=self.troubles,
-        )  # fmt: skip
-        self.meanwhile()
-        return seen
-
-    def create(self) -> None:
-        self.ordered = 0
-
-    def resize(self, seen: PoolSeen, wanted: Mapping[str, int], remove: Sequence[str]) -> bool:
-        if self.refuse is not None:
-            raise self.refuse
-        changed = wanted["h100"] != self.ordered
-        self.ordered = wanted["h100"]
-        self.removed += remove
-        for name in remove:
-            del self.pods[name]
-        while len(self.pods) < self.ordered:
-            name = f"pod-{len(self.pods) + len(self.removed)}"
-            self.pods[name] = PodSeen(name, f"uid-{name}", "h100", node=f"k-{name}")
-        return changed
-
-    def bury(self, pod: PodSeen) -> None:
-        self.buried.append(pod.name)
-        del self.pods[pod.name]
-
-
-POOL = Pool.model_validate(
-    {
-        "name": "a",
-        "groups": [{"name": "h100", "slots": 4, "max_replicas": 3, "idle_after": 0}],
-        "template": {
-            "apiVersion": "ray.io/v1",
-            "kind": "RayCluster",
-            "spec": {"headGroupSpec": {}, "workerGroupSpecs": [{"groupName": "h100"}]},
-        },
-    }
+from quarterdeck.store.tables import PoolRow, RunRow
+from tests.integration.controller.pool_deck import (
+    POOL,
+    Deck,
+    Machines,
+    grown,
+    open_deck,
+    placed_on,
 )
-
-
-@dataclass
-class Deck:
-    """A platform whose cluster `a` is a pool."""
-
-    platform: Any
-    machines: Machines
-    capacity: Capacity
-
-    @property
-    def database(self) -> Database:
-        database: Database = self.platform.database
-        return database
-
-    def submit(self, name: str, ranks: int) -> str:
-        document = {"kind": "command", "name": name, "command": "true", "ranks": ranks}
-        job: str = self.platform.submit(document)
-        return job
-
-    def tick(self) -> None:
-        self.capacity.tick()
-        self.platform.controller.tick()
-
-    def join(self) -> None:
-        """Every pod's agent reports its node."""
-        self.platform.agent.nodes = dict.fromkeys(self.machines.pods, 4)
-        self.platform.agent.beat()
-
-    def job(self, job_id: str) -> Any:
-        return self.platform.job(job_id)
-
-    def row(self) -> PoolRow:
-        with self.database.read() as session:
-            row = pool_of(session, "a")
-            assert row is not None
-            return row
-
-    def node(self, name: str) -> NodeRow:
-        with self.database.read() as session:
-            return get_node(session, name)
-
-    def events(self, type: str) -> list[EventRow]:
-        with self.database.read() as session:
-            return list(session.scalars(select(EventRow).where(EventRow.type == type)))
 
 
 @pytest.fixture
 def deck(platform: Any) -> Deck:
-    platform.agent.nodes = {}
-    platform.agent.beat()
-    machines = Machines()
-    deck = Deck(platform, machines, Capacity(platform.database, [(POOL, machines)], rest=0.0))
-    deck.capacity.tick()  # made
-    return deck
-
-
-def grown(deck: Deck, *jobs: int) -> list[str]:
-    """Jobs of so many ranks that run on machines that came for them."""
-    ids = [deck.submit(f"job-{i}", ranks) for i, ranks in enumerate(jobs)]
-    deck.platform.controller.tick()
-    deck.tick()
-    deck.join()
-    deck.tick()
-    assert [deck.job(one).phase for one in ids] == ["starting"] * len(jobs)
-    return ids
-
-
-def placed_on(deck: Deck, job_id: str) -> set[str]:
-    return {place["node_id"] for place in deck.platform.run_of(job_id).placements}
+    return open_deck(platform)
 
 
 def test_a_gang_waits_for_machines_and_gets_them(deck: Deck) -> None:
