@@ -36,6 +36,8 @@ class Shape:
     node_ip: str = "127.0.0.9"
     environment: Mapping[str, str] = field(default_factory=dict)
     """Added to every process's."""
+    health_port: int | None = None
+    """Where the first controller tells how it is."""
 
 
 class Installation(Platform):
@@ -64,7 +66,10 @@ class Installation(Platform):
                     self.link_url if word == self.options.api_url else word
                     for word in child.command
                 ]
-            children += self._copies(child)
+            copies = self._copies(child)
+            if child.name == "controller" and (port := self.shape.health_port):
+                child.command = [*child.command, "--health-port", str(port)]
+            children += copies
         return children
 
     def _copies(self, child: Child) -> list[Child]:

@@ -35,6 +35,10 @@ class Health:
             "quarterdeck_controller_turns", "Turns of each loop, by outcome: done or failed.",
             ["loop", "outcome"], registry=self.registry,
         )  # fmt: skip
+        self._seconds = Counter(
+            "quarterdeck_controller_turn_seconds", "How long the turns of each loop took in all.",
+            ["loop"], registry=self.registry,
+        )  # fmt: skip
         self._failing = Gauge(
             "quarterdeck_controller_failed_turns", "Turns that failed in a row.", ["loop"],
             registry=self.registry,
@@ -53,7 +57,9 @@ class Health:
         """A turn ends, after `failures` in a row with this one."""
         with self._lock:
             one = self._loops.setdefault(loop, _Loop())
+            took = self._clock() - one.begun if one.begun is not None else 0.0
             one.begun, one.turned, one.failures = None, True, failures
+        self._seconds.labels(loop).inc(max(took, 0.0))
         self._turns.labels(loop, "failed" if failures else "done").inc()
 
     def hanging(self) -> list[str]:

@@ -62,10 +62,15 @@ def test_metrics_and_unknown_addresses() -> None:
     health.end("runs", failures=2)
     health.begin("runs")
     clock.now = 7
+    health.begin("admission")
+    clock.now = 9
+    health.end("admission", failures=0)
+    clock.now = 7
     text = answer(health, "/metrics")[1].decode()
     assert 'quarterdeck_controller_turns_total{loop="runs",outcome="failed"} 1.0' in text
     assert 'quarterdeck_controller_failed_turns{loop="runs"} 2.0' in text
     assert 'quarterdeck_controller_turn_age_seconds{loop="runs"} 7.0' in text
+    assert 'quarterdeck_controller_turn_seconds_total{loop="admission"} 2.0' in text
     assert answer(health, "/")[0] == 404
 
 
