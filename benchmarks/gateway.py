@@ -9,7 +9,10 @@ second, and the memory with thousands of open streams.
 
     python -m benchmarks.gateway --quick
     python -m benchmarks.gateway
+    python -m benchmarks.gateway --quick --only haproxy
 
+The interpreter that runs this runs all sides in Python, and counts: one that was built without
+optimizations makes them dearer (docs/decisions/0009).
 Needs the Debian packages haproxy and nginx and the Python packages of ray[serve]; what is missing
 is left out and said so.
 """
@@ -41,6 +44,7 @@ from benchmarks.harness import free_port, report
 CONNECTIONS = 32
 KEY = "qd_benchmark"
 RATE = 300.0
+SIDES = ("uvicorn", "bare_bytes", "bare_asgi", "haproxy", "nginx", "ray_serve")
 WHOLE_ONLY = ("uvicorn", "bare_asgi")
 """Sides that do not stream."""
 SERVE_NEEDS = ("grpc_reflection", "mmh3", "watchfiles")
@@ -286,6 +290,9 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--streams", type=int, default=200, help="of 200 events, for each round")
     parser.add_argument("--open", type=int, default=5000)
+    parser.add_argument(
+        "--only", nargs="+", choices=SIDES, default=SIDES, help="what is measured beside it"
+    )
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.requests, options.streams, options.open = 2, 3000, 64, 500
@@ -318,14 +325,18 @@ def run(folder: Path, stack: ExitStack, options: argparse.Namespace) -> int:
     for missing in [name for name in ("haproxy", "nginx") if shutil.which(name) is None]:
         print(f"{missing} is not installed: left out", file=sys.stderr)
         del commands[missing]
+    wanted = {"gateway", *options.only}
     sides: dict[str, Side] = {}
     for name, command in commands.items():
+        if name not in wanted:
+            continue
         port = free_port()
         sides[name] = stack.enter_context(started(command(port), port, name, folder))
-    if all(map(importlib.util.find_spec, SERVE_NEEDS)):
-        sides["ray_serve"] = stack.enter_context(ray_serve(free_port(), folder))
-    else:
-        print("ray[serve] is not installed: left out", file=sys.stderr)
+    if "ray_serve" in wanted:
+        if all(map(importlib.util.find_spec, SERVE_NEEDS)):
+            sides["ray_serve"] = stack.enter_context(ray_serve(free_port(), folder))
+        else:
+            print("ray[serve] is not installed: left out", file=sys.stderr)
     time.sleep(2)  # the gateway reads its snapshot
     echo: dict[str, list[float]] = {name: [] for name in sides}
     stream: dict[str, list[float]] = {name: [] for name in sides if name not in WHOLE_ONLY}
@@ -342,10 +353,13 @@ def run(folder: Path, stack: ExitStack, options: argparse.Namespace) -> int:
         figures[f"echo_us_{name}"] = statistics.median(echo[name])
         if name in stream:
             figures[f"stream_us_{name}"] = statistics.median(stream[name])
-    if "haproxy" in sides:  # what any gateway costs at least: in Python, and as an ASGI app
-        figures["echo_cpu_floor_python"] = _ratio(echo["bare_bytes"], echo["haproxy"])
-        figures["echo_cpu_floor_asgi"] = _ratio(echo["bare_asgi"], echo["haproxy"])
-        figures["stream_cpu_floor_python"] = _ratio(stream["bare_bytes"], stream["haproxy"])
+    for figure, spent, floor in (  # what any gateway costs at least: in Python, and as an ASGI app
+        ("echo_cpu_floor_python", echo, "bare_bytes"),
+        ("echo_cpu_floor_asgi", echo, "bare_asgi"),
+        ("stream_cpu_floor_python", stream, "bare_bytes"),
+    ):
+        if {floor, "haproxy"} <= spent.keys():
+            figures[figure] = _ratio(spent[floor], spent["haproxy"])
     for name in [name for name in sides if name != "gateway"]:
         figures[f"echo_cpu_vs_{name}"] = _ratio(echo["gateway"], echo[name])
         if name in stream:
