@@ -111,7 +111,8 @@ def two_nodes(scripts: Path, images: Images) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        for each in (folder, *cluster.folders):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 class Cluster:
@@ -131,6 +132,8 @@ class Cluster:
         installed = os.environ.get("K8S_DIR") or home / "quarterdeck-kubernetes"
         self._kubectl = Path(installed) / "bin" / "kubectl"
         self.kubeconfig = folder / "admin.kubeconfig"
+        self.folders: list[Path] = []
+        """Of this machine, that volumes of the cluster are made of."""
 
     def start(self) -> None:
         done = subprocess.run(

@@ -25,6 +25,7 @@ def prepare(cluster: Cluster, more: Mapping[str, str] | None = None) -> None:
     """Make the namespace, under Pod Security `restricted`, with the Secret (and `more` entries of
     it) and, as there is no provisioner, a volume that all nodes can write."""
     files = Path(tempfile.mkdtemp(prefix="qd-artifacts-", dir="/tmp"))
+    cluster.folders.append(files)
     files.chmod(0o777)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     secret = {
