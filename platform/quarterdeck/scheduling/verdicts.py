@@ -15,16 +15,20 @@ def verdicts(
     snapshot: Snapshot, request: Request, sites: Sequence[Site], taken: Assignment | None = None
 ) -> Mapping[str, str]:
     """A sentence for each cluster, by name: that of `taken` first, then by name. Empty where there
-    was no choice: one cluster, or the request names its own.
+    was no choice: one cluster, or the request names its own. Other jobs' own clusters are left out.
 
     `sites` are those that match the request's filters, after `taken` took its places.
     """
     if request.cluster is not None or len(snapshot.clusters) < 2:
         return {}
+    ours = taken.cluster if taken else ""
+    names = [name for name in snapshot.clusters if name == ours or name not in snapshot.exclusive]
+    if len(names) < 2:
+        return {}
     mine: dict[str, list[Site]] = {}
     for site in sites:
         mine.setdefault(site.cluster, []).append(site)
-    names = sorted(snapshot.clusters, key=lambda name: (not taken or name != taken.cluster, name))
+    names.sort(key=lambda name: (name != ours, name))
     return {
         name: _taken(taken)
         if taken and name == taken.cluster
@@ -41,6 +45,8 @@ def _taken(taken: Assignment) -> str:
 
 
 def _not_taken(snapshot: Snapshot, request: Request, name: str, sites: Sequence[Site]) -> str:
+    if name in request.closed:
+        return f"it {request.closed[name]}"
     if not snapshot.clusters[name]:
         return "its agent is silent"
     if not sites:
