@@ -207,6 +207,10 @@ def test_made_grown_and_shrunk(pools: Pools) -> None:
     assert busy in pools.running(2)
 
 
+WRITTEN = ("--type=merge", "-p", '{"spec": {"suspend": false}}')
+"""What somebody else writes into a RayCluster's spec."""
+
+
 class Meddled:
     """The provider, where somebody writes the object between look and patch, once."""
 
@@ -218,7 +222,7 @@ class Meddled:
         if self.meddle and seen is not None:
             self.meddle = False
             space, name = self._pools.pool.namespace, self._pools.pool.object_name
-            self._pools.server.kubectl("annotate", "raycluster", name, "-n", space, "seen-by=ada")
+            self._pools.server.kubectl("patch", "raycluster", name, "-n", space, *WRITTEN)
         return seen
 
     def __getattr__(self, name: str) -> Any:
@@ -229,13 +233,16 @@ def test_a_conflict_is_looked_at_again(pools: Pools) -> None:
     pools.tick()
     seen = until(pools.provider.look, "it is made")
     space, name = pools.pool.namespace, pools.pool.object_name
-    pools.server.kubectl("annotate", "raycluster", name, "-n", space, "by=eve")
+    pools.server.kubectl("annotate", "raycluster", name, "-n", space, "status=written")
+    assert not pools.provider.resize(seen, {"h100": 0}, [])  # nothing of the spec is another's
+    before = pools.server.get("raycluster", name, "-n", space)["metadata"]["resourceVersion"]
+    pools.server.kubectl("patch", "raycluster", name, "-n", space, *WRITTEN)
     with pytest.raises(ProviderError) as caught:
         pools.provider.resize(seen, {"h100": 3}, [])
     assert caught.value.reason == "Conflict"
     with pytest.raises(ProviderError) as caught:  # the server's own word, not only ours
         operations = [
-            {"op": "replace", "path": "/metadata/resourceVersion", "value": seen.version},
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": before},
             {"op": "replace", "path": "/spec/workerGroupSpecs/0/replicas", "value": 3},
         ]
         pools.provider._api.patch(f"{pools.provider._clusters}/{name}", operations)

@@ -56,19 +56,32 @@ class KubeRay:
 
     def resize(self, seen: PoolSeen, wanted: Mapping[str, int], remove: Sequence[str]) -> bool:
         """One patch of all that changes; whether anything did. Raises ProviderError, as Conflict
-        when the object changed since it was `seen`."""
-        cluster = self._read()
-        if cluster is None or cluster["metadata"]["resourceVersion"] != seen.version:
-            raise ProviderError("Conflict", f"{self._name} changed since it was read")
+        when somebody else wrote the object's spec since it was `seen`.
+
+        KubeRay writes its status all the time while pods come: what is decided must outlast that,
+        so the look's generation counts, and the patch is tried again under a newer resourceVersion.
+        """
         group_of = {pod.name: pod.group for pod in seen.pods}
         going: dict[str, list[str]] = {}
         for name in {*remove, *seen.removing}:
             if name in group_of:
                 going.setdefault(group_of[name], []).append(name)
-        patch = resize_patch(cluster, self._pool, seen.version, wanted, going)
-        if patch:
-            self._api.patch(f"{self._clusters}/{self._pool.object_name}", patch)
-        return bool(patch)
+        for last in (False, False, True):
+            cluster = self._read()
+            if cluster is None or _version(cluster) != seen.version:
+                raise ProviderError("Conflict", f"{self._name} changed since it was read")
+            guard = cluster["metadata"]["resourceVersion"]
+            patch = resize_patch(cluster, self._pool, guard, wanted, going)
+            if not patch:
+                return False
+            try:
+                self._api.patch(f"{self._clusters}/{self._pool.object_name}", patch)
+            except ProviderError as error:
+                if last or error.reason != "Conflict":
+                    raise
+            else:
+                break
+        return True
 
     def beside(self, pool: Pool) -> KubeRay:
         """The provider of another pool of the same API server."""
@@ -133,7 +146,7 @@ class KubeRay:
             )
             troubles.append(Trouble("TemplateChanged", message))
         return PoolSeen(
-            version=cluster["metadata"]["resourceVersion"],
+            version=_version(cluster),
             replicas=replicas(cluster),
             removing=removing(cluster),
             pods=pods,
@@ -165,3 +178,8 @@ class KubeRay:
             if error.reason != "Forbidden":
                 raise
             return []
+
+
+def _version(cluster: Mapping[str, Any]) -> str:
+    """Of what is wanted: a status or an annotation changes nothing of it, another object does."""
+    return f"{cluster['metadata']['uid']}/{cluster['metadata']['generation']}"
