@@ -3,6 +3,7 @@ the machines and says that pods run, and `Pools.beat` speaks for the agents insi
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -207,8 +208,12 @@ def test_made_grown_and_shrunk(pools: Pools) -> None:
     assert busy in pools.running(2)
 
 
-WRITTEN = ("--type=merge", "-p", '{"spec": {"suspend": false}}')
-"""What somebody else writes into a RayCluster's spec."""
+def write(pools: Pools, seconds: int) -> None:
+    """Somebody else writes the RayCluster's spec."""
+    space, name = pools.pool.namespace, pools.pool.object_name
+    patch = {"spec": {"autoscalerOptions": {"idleTimeoutSeconds": seconds}}}
+    written = ("--type=merge", "-p", json.dumps(patch))
+    pools.server.kubectl("patch", "raycluster", name, "-n", space, *written)
 
 
 class Meddled:
@@ -221,8 +226,7 @@ class Meddled:
         seen = self._inner.look()
         if self.meddle and seen is not None:
             self.meddle = False
-            space, name = self._pools.pool.namespace, self._pools.pool.object_name
-            self._pools.server.kubectl("patch", "raycluster", name, "-n", space, *WRITTEN)
+            write(self._pools, 70)
         return seen
 
     def __getattr__(self, name: str) -> Any:
@@ -236,7 +240,7 @@ def test_a_conflict_is_looked_at_again(pools: Pools) -> None:
     pools.server.kubectl("annotate", "raycluster", name, "-n", space, "status=written")
     assert not pools.provider.resize(seen, {"h100": 0}, [])  # nothing of the spec is another's
     before = pools.server.get("raycluster", name, "-n", space)["metadata"]["resourceVersion"]
-    pools.server.kubectl("patch", "raycluster", name, "-n", space, *WRITTEN)
+    write(pools, 50)
     with pytest.raises(ProviderError) as caught:
         pools.provider.resize(seen, {"h100": 3}, [])
     assert caught.value.reason == "Conflict"
