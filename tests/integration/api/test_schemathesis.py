@@ -148,6 +148,7 @@ def seed(platform: Platform) -> tuple[dict[str, Good], str]:
         "put_secret": Good({"name": "TOKEN"}, {"value": "y"}),
         "delete_secret": Good({"name": "TOKEN"}),
         "create_project": Good(body={"name": "nlp"}),
+        "change_project": Good({"name": "default"}, {"isolation": "shared"}),
         "plan": Good(body={"document": pretrain}),
         "agent_beat": Good({"cluster": "a"}, agent_beat(slots=32)),
         "agent_work": Good({"cluster": "a"}),
