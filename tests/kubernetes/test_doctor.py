@@ -137,7 +137,7 @@ def test_the_controllers_account_may_do_what_it_needs(
     messages = [one["message"] for one in checks["pool-rights"]["found"]]
     assert f"it may not create rayclusters.ray.io in namespace {NAMESPACE}" in messages
     assert f"it may not delete pods in namespace {NAMESPACE}" in messages
-    assert len(messages) == 7
+    assert len(messages) == 8
 
     kinds = ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
     server.apply([one for one in objects if one["kind"] in kinds])
