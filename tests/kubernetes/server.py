@@ -90,6 +90,11 @@ class Server:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
         return self.kubectl("apply", "--server-side", *options, "-f", "-", stdin=text).stderr
 
+    def delete(self, objects: Sequence[Object]) -> None:
+        """Delete what there is of objects."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        self.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=text)
+
     def dry_run(self, objects: Sequence[Object]) -> str:
         """What the server says to objects that it checks, defaults, admits, and does not keep:
         refusals and warnings."""

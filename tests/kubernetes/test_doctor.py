@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.kubernetes.chart import NAMESPACE, Chart, named, of_kind
+from tests.kubernetes.chart import NAMESPACE, Chart, Object, named, of_kind
 from tests.kubernetes.renders import EVERYTHING
 from tests.kubernetes.server import Server
 
@@ -118,12 +118,22 @@ def test_an_entry_is_missing(doctor: Doctor, server: Server) -> None:
         server.kubectl("delete", "secret", "keys", *space)
 
 
+@pytest.fixture
+def roles(chart: Chart, server: Server) -> Iterator[list[Object]]:
+    """The roles that the chart gives, and its controller's account, which is there."""
+    objects = chart.objects(EVERYTHING)
+    account = named(objects, "ServiceAccount", CONTROLLER)
+    kinds = ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+    roles = [one for one in objects if one["kind"] in kinds]
+    server.apply([account])
+    yield roles
+    server.delete([account, *roles])
+
+
 def test_the_controllers_account_may_do_what_it_needs(
-    chart: Chart, doctor: Doctor, server: Server, tmp_path: Path
+    roles: list[Object], doctor: Doctor, server: Server, tmp_path: Path
 ) -> None:
     """Without the chart's roles each missing right is named; with them none is, and no Secret."""
-    objects = chart.objects(EVERYTHING)
-    server.apply([named(objects, "ServiceAccount", CONTROLLER)])
     config = config_of(server)
     token = server.kubectl("create", "token", CONTROLLER, "-n", NAMESPACE).stdout.strip()
     config["users"][0]["user"] = {"token": token}
@@ -139,8 +149,7 @@ def test_the_controllers_account_may_do_what_it_needs(
     assert f"it may not delete pods in namespace {NAMESPACE}" in messages
     assert len(messages) == 8
 
-    kinds = ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
-    server.apply([one for one in objects if one["kind"] in kinds])
+    server.apply(roles)
     checks = doctor(mine)
     assert doctor.code == 0, checks
     found = states(checks)
