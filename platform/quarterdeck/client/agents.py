@@ -19,10 +19,10 @@ from quarterdeck.specs.protocol import (
     AgentWork,
     Claim,
     JoinRequest,
+    JoinTicket,
     RunOrder,
     WeightsOrder,
 )
-from quarterdeck.specs.resources import JoinTicket
 
 POLL_MARGIN = 10.0
 """Seconds that a long poll's answer may take beyond the wait that was asked for."""

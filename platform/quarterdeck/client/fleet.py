@@ -7,7 +7,8 @@ from typing import Any
 
 from quarterdeck.client.paging import collect
 from quarterdeck.client.transport import API, Transport
-from quarterdeck.specs.resources import Checkpoint, Cluster, JoinTicket, LogPolicies, Node, Run
+from quarterdeck.specs.protocol import JoinTicket
+from quarterdeck.specs.resources import Checkpoint, Cluster, LogPolicies, Node, Run
 
 
 class Clusters:

@@ -113,6 +113,18 @@ class JoinRequest(Message):
     """Of `quarterdeck`, `ray` and `python`."""
 
 
+class JoinTicket(Message):
+    """What a machine that joins a cluster needs. Holds a credential."""
+
+    cluster: str
+    address: str
+    ray_token: str
+    silent: bool = False
+    """Its agent is not heard: the head may be gone, and another come up at another address."""
+    versions: dict[str, str] = {}
+    """Of the head: Ray refuses a machine that has another Ray or Python."""
+
+
 class RunToStart(Message):
     """A run placed on this cluster that nobody claimed yet."""
 

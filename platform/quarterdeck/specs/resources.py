@@ -277,18 +277,6 @@ class Node(Message):
     """Of `quarterdeck`, `ray` and `python`, where its agent tells."""
 
 
-class JoinTicket(Message):
-    """What a machine that joins a cluster needs. Holds a credential."""
-
-    cluster: str
-    address: str
-    ray_token: str
-    silent: bool = False
-    """Its agent is not heard: the head may be gone, and another come up at another address."""
-    versions: dict[str, str] = {}
-    """Of the head: Ray refuses a machine that has another Ray or Python."""
-
-
 class Key(Message):
     id: str
     name: str

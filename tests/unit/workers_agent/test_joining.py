@@ -17,8 +17,7 @@ from quarterdeck.client.errors import (
     ServerFailure,
     Unreachable,
 )
-from quarterdeck.specs.protocol import JoinRequest
-from quarterdeck.specs.resources import JoinTicket
+from quarterdeck.specs.protocol import JoinRequest, JoinTicket
 from quarterdeck_workers.agent.ray_process import RayFailed
 from quarterdeck_workers.agent.settings import AgentSettings
 from quarterdeck_workers.agent.versions import labels_of, own_versions, versions_of

@@ -14,8 +14,7 @@ from pathlib import Path
 from quarterdeck.client.agents import AgentClient
 from quarterdeck.client.config import read_key
 from quarterdeck.client.errors import NotFound, ServerFailure, Unreachable
-from quarterdeck.specs.protocol import JoinRequest
-from quarterdeck.specs.resources import JoinTicket
+from quarterdeck.specs.protocol import JoinRequest, JoinTicket
 from quarterdeck.specs.versions import apart
 from quarterdeck_workers.agent.ray_process import (
     TOKEN_FILE,

@@ -14,7 +14,7 @@ from quarterdeck.api.state import ApiState, State
 from quarterdeck.api.strict_json import StrictRoute
 from quarterdeck.api.views import cluster_view, node_view
 from quarterdeck.specs import resources as r
-from quarterdeck.specs.protocol import JoinRequest
+from quarterdeck.specs.protocol import JoinRequest, JoinTicket
 from quarterdeck.store import dead_nodes, fleet_queries
 from quarterdeck.store.dead_nodes import held_by_node
 from quarterdeck.store.fleet_queries import Capacity
@@ -63,7 +63,7 @@ def get_cluster(id: Identity, state: State, caller: Viewer) -> Any:
     return cluster_view(row, capacity.get(row.name, Capacity()), pool)
 
 
-@router.post("/clusters/{name}/join", response_model=r.JoinTicket, responses=_READ)
+@router.post("/clusters/{name}/join", response_model=JoinTicket, responses=_READ)
 def join_cluster(
     name: NamePath, state: State, caller: Agent, said: JoinRequest | None = None
 ) -> Any:
@@ -81,7 +81,7 @@ def join_cluster(
             "not_found",
             f"cluster {name!r} takes no machines: its agent gave no address to join at",
         )
-    return r.JoinTicket(
+    return JoinTicket(
         cluster=row.name, address=row.address, ray_token=state.vault.open(row.ray_token),
         silent=row.phase == "silent", versions=row.versions,
     )  # fmt: skip
