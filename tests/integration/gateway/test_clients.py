@@ -4,10 +4,8 @@ through a real gateway to a real engine, whose small model knows one conversatio
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ import openai
 import pytest
 
 from quarterdeck.specs.gateway_snapshot import EngineEndpoint
+from tests.integration.gateway.client_examples import run_example
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "clients"
 QUESTION = "What is 17 times 23?"
 # What the model makes up itself is wrong, so that it shows who wrote an observation.
 LEARNT = f"""\
@@ -56,15 +54,6 @@ def gateway(api: Any, gateways: Any, kit: Any, engine: str) -> Any:
     return gateway
 
 
-def example(gateway: Any, kit: Any, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run one of the examples as its first lines say."""
-    variables = {"OPENAI_BASE_URL": f"{gateway.url}/v1", "OPENAI_API_KEY": kit.USER_KEY}
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / name), "--model", "chat", *arguments],
-        env=os.environ | variables, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-
-
 def test_a_stop_sequence_ends_an_action(gateway: Any, kit: Any) -> None:
     prompt = f"Question: {QUESTION}\nThought:"
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=kit.USER_KEY) as client:
@@ -80,13 +69,15 @@ def test_a_stop_sequence_ends_an_action(gateway: Any, kit: Any) -> None:
 
 
 def test_the_react_loop_acts_and_observes(gateway: Any, kit: Any) -> None:
-    done = example(gateway, kit, "react.py", "--bare", QUESTION)
+    done = run_example(gateway.url, kit.USER_KEY, "react.py", "--bare", QUESTION)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == OBSERVED.partition("\n")[2]
 
 
 def test_the_react_loop_ends_without_an_answer(gateway: Any, kit: Any) -> None:
-    done = example(gateway, kit, "react.py", "--max-tokens", "8", "Is there anybody?")
+    done = run_example(
+        gateway.url, kit.USER_KEY, "react.py", "--max-tokens", "8", "Is there anybody?"
+    )
     assert done.returncode == 1 and not done.stderr
 
 
@@ -99,9 +90,9 @@ def test_documents_are_retrieved_and_asked_about(gateway: Any, kit: Any, tmp_pat
     for name, text in texts.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     files = [str(tmp_path / name) for name in texts]
-    done = example(
-        gateway, kit, "rag.py", "--top", "2", "--max-tokens", "8", "--files", *files, "--",
-        "def main() prints hello",
+    done = run_example(
+        gateway.url, kit.USER_KEY, "rag.py", "--top", "2", "--max-tokens", "8",
+        "--files", *files, "--", "def main() prints hello",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     first, second, *_ = done.stdout.splitlines()

