@@ -168,6 +168,7 @@ def _replica_request(
         excluded=excluded,
         shunned=shunned,
         project=service.project,
+        service=service.id,
         spot=resources.get("spot") or "avoid",
     )
 
@@ -349,6 +350,7 @@ def _hold(run: Holding) -> Hold:
         quarantined=run.quarantined,
         shared=shared,
         project=run.project,
+        service=run.owner_id if run.owner_type == "service" else "",
     )
 
 

@@ -212,7 +212,9 @@ class Pool:
             parts = shared.get(node_id, NOTHING)
             self._take(node_id, slots[node_id], cpus[node_id], memory[node_id], parts)
         cluster = next(iter(self.rooms.values())).node.cluster
-        return Hold(request.label, cluster, slots, cpus, memory, shared=shared)
+        return Hold(
+            request.label, cluster, slots, cpus, memory, shared=shared, service=request.service
+        )
 
     def _pack(self, request: Request, units: int, size: int) -> list[tuple[str, int]] | None:
         """Spread `units` of `size` ranks over few machines, in rank order: [(node, ranks)].

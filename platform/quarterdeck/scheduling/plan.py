@@ -19,6 +19,7 @@ from quarterdeck.scheduling.explain import explain
 from quarterdeck.scheduling.forecast import delays, starts
 from quarterdeck.scheduling.growth import Growth, say
 from quarterdeck.scheduling.placement import Pool, takes_spot
+from quarterdeck.scheduling.replicas import fewest_first, place
 from quarterdeck.scheduling.snapshot import Assignment, Pending, Plan, Request, Snapshot
 from quarterdeck.scheduling.spread import (
     PoolKey,
@@ -121,9 +122,9 @@ def _eligible(pools: Mapping[PoolKey, PoolState], request: Request) -> list[Site
 
 
 def _try(sites: Sequence[Site], request: Request, now: datetime) -> Assignment | None:
-    for site in sites:
+    for site in fewest_first(sites, request):
         states = linked(site, MAX_BACKFILL_HEADS)
-        placed = site.place(request) if states is not None else None
+        placed = place(site, request) if states is not None else None
         if states is None or placed is None:
             continue
         waiting = queue(states) if _contested(states, placed) else []

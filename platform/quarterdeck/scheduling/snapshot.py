@@ -96,6 +96,8 @@ class Hold:
     shared: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     """Parts of shared slots: by node and number of the slot its thousandths."""
     project: str = "default"
+    service: str = ""
+    """The id of the service of which the run is a replica."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ class Request:
     spot: str = "allow"
     """Machines that may be taken away: allow, avoid or only (specs.common.Spot)."""
     project: str = "default"
+    service: str = ""
+    """The id of the service of which it is a replica: they are spread (replicas.py)."""
     closed: Mapping[str, str] = field(default_factory=dict)
     """Clusters that it may not use, and why: the plan fills it in (tenancy.py)."""
 
