@@ -7,9 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_TIMEOUT_MS = 15_000
@@ -89,7 +91,7 @@ def _postgresql(url: URL, pool_size: int) -> Engine:
             f"database URL: driver {url.get_driver_name()!r} is not supported; "
             "write postgresql+psycopg://…"
         )
-    return create_engine(
+    engine = create_engine(
         url,
         json_serializer=dump_json,
         hide_parameters=True,  # a failure's log must not show what people stored
@@ -111,6 +113,18 @@ def _postgresql(url: URL, pool_size: int) -> Engine:
             ),
         },
     )
+    event.listen(engine, "handle_error", _leave_standby)
+    return engine
+
+
+def _leave_standby(context: ExceptionContext) -> OperationalError | None:
+    """A server that takes no writes has become a standby: another is the primary now, or will be.
+    All connections are opened anew, as if it had gone."""
+    found = context.original_exception
+    if not isinstance(found, ReadOnlySqlTransaction):
+        return None
+    context.is_disconnect = True
+    return OperationalError(context.statement, None, found, hide_parameters=True)
 
 
 def dump_json(value: Any) -> str:
