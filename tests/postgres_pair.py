@@ -78,8 +78,8 @@ class Pair:
         # Into files: a daemon that inherits a pipe keeps it open.
         with tempfile.TemporaryFile("w+") as said:
             done = subprocess.run(
-                [self._primary.bin_path / program, *words], user=self._primary.system_user,
-                timeout=90, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+                [self._primary.bin_path / program, *words], check=False, timeout=90,
+                user=self._primary.system_user, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
             )  # fmt: skip
             said.seek(0)
             words_said = said.read().strip()
