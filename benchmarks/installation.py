@@ -177,8 +177,9 @@ def server() -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 @contextmanager
-def server_at(address: str) -> Iterator[str]:
-    """As `server`, for other machines too: the URL, with a password, at this machine's address."""
+def server_at(address: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """As `server`, for other machines too: its URL is of this machine's address and has a
+    password."""
     port, password = free_port(), secrets.token_hex(16)
     with _postgresql() as database:
         database.psql(f"ALTER USER postgres PASSWORD '{password}';")
@@ -186,7 +187,8 @@ def server_at(address: str) -> Iterator[str]:
             rules.write("host all all all scram-sha-256\n")
         listen = ["-o", f'-h {address} -p {port} -k "{database.pgdata}"']
         _pg_ctl(database, "-m", "fast", *listen, "restart")
-        yield f"postgresql+psycopg://postgres:{password}@{address}:{port}/quarterdeck"
+        url = f"postgresql+psycopg://postgres:{password}@{address}:{port}/quarterdeck"
+        yield url, lambda: _crash(database)
 
 
 @contextmanager
