@@ -3,8 +3,8 @@
 The chart on two real Kubernetes nodes with two copies of api, controller and gateway. A training
 runs, clients ask a service of two replicas, each request at a gateway that Kubernetes calls ready,
 with one retry at another; somebody reads and writes through the api's Service with the SDK's own
-retries. Then every pod of the three is deleted in turn, by SIGKILL and gracefully, the next when its
-copy is ready; and the database is restarted as after a crash.
+retries. Then every pod of the three is deleted in turn, by SIGKILL and gracefully, each when its
+like is ready; and the database is restarted as after a crash.
 
     QUARTERDECK_KUBERNETES=FOLDER python -m benchmarks.pod_loss --quick     # each pod once
     QUARTERDECK_KUBERNETES=FOLDER python -m benchmarks.pod_loss             # 15 minutes, root
