@@ -109,8 +109,11 @@ def backup_database(settings: Settings, target: Path | None) -> str:
     return f"{target}: {target.stat().st_size:,} bytes"
 
 
-def restore_database(settings: Settings, source: Path, tell: Callable[[str], None]) -> str:
-    """Put a backup in the place of the database, and raise the generation.
+def restore_database(
+    settings: Settings, source: Path, tell: Callable[[str], None], *, forget_all: bool = False
+) -> str:
+    """Put a backup in the place of the database, and raise the generation. Checkpoints without
+    their files are forgotten; all of them only with `forget_all`.
 
     Raises ProcessFailed while processes use the database, for a newer schema, and for what is no
     backup: then nothing has changed.
@@ -124,8 +127,7 @@ def restore_database(settings: Settings, source: Path, tell: Callable[[str], Non
         generation, kept = backups.restore(settings.database_url, source)
     except (backups.BackupError, migrate.NewerSchema) as error:
         raise ProcessFailed(str(error)) from error
-    if forgotten := _forget_missing(settings, tell):
-        tell(f"{forgotten} checkpoints that the backup knew have been deleted since: forgotten")
+    _forget_missing(settings, tell, forget_all)
     if kept is not None:
         tell(f"what was there is kept in {kept}")
     tell(
@@ -135,26 +137,39 @@ def restore_database(settings: Settings, source: Path, tell: Callable[[str], Non
     return f"restored {source}: generation {generation}"
 
 
-def _forget_missing(settings: Settings, tell: Callable[[str], None]) -> int:
-    """Forget checkpoints without their files, so that nothing resumes from them; how many."""
+def _forget_missing(settings: Settings, tell: Callable[[str], None], forget_all: bool) -> None:
+    """Forget checkpoints without their files, so that nothing resumes from them. Where all have
+    gone, another store is likelier than that."""
     database = Database.open(settings.database_url)
-    gone = 0
     try:
         store = ArtifactStore(settings.artifacts_uri, settings.artifacts_options)
         with database.write() as session:
-            for row in registered_checkpoints(session):
-                try:
-                    manifest = CheckpointManifest.model_validate(row.manifest)
-                    store.verify(manifest, digests=False)
-                except Corrupt:
-                    forget_missing(session, row)
-                    gone += 1
+            rows = registered_checkpoints(session)
+            missing = [row for row in rows if _is_missing(store, row.manifest)]
+            if missing and len(missing) == len(rows) and not forget_all:
+                tell(
+                    f"none of the {len(rows)} checkpoints that the backup knows is in "
+                    f"{settings.artifacts_uri}: they are kept. Set QUARTERDECK_ARTIFACTS to where "
+                    "they are and restore again, or, if they are gone, with --forget-checkpoints"
+                )
+                return
+            for row in missing:
+                forget_missing(session, row)
     except (ArtifactError, ValueError, OSError) as error:
         tell(f"checkpoints were not looked at, see doctor: {error}")
-        return 0
+        return
     finally:
         database.close()
-    return gone
+    if missing:
+        tell(f"{len(missing)} checkpoints that the backup knew have been deleted since: forgotten")
+
+
+def _is_missing(store: ArtifactStore, manifest: object) -> bool:
+    try:
+        store.verify(CheckpointManifest.model_validate(manifest), digests=False)
+    except Corrupt:
+        return True
+    return False
 
 
 def _users(settings: Settings) -> list[str]:

@@ -73,6 +73,10 @@ def backup(
 @db.command()
 def restore(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="What `db backup` wrote.")],
+    forget_checkpoints: Annotated[
+        bool,
+        typer.Option("--forget-checkpoints", help="Forget checkpoints even if all have gone."),
+    ] = False,
 ) -> None:
     """Put a backup in the place of the database; api and controller must not run.
 
@@ -84,4 +88,4 @@ def restore(
     from quarterdeck.processes.db import restore_database
 
     with failures():
-        print(restore_database(own_settings(), source, tell))
+        print(restore_database(own_settings(), source, tell, forget_all=forget_checkpoints))

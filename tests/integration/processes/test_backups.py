@@ -247,12 +247,26 @@ def test_checkpoints_whose_files_are_gone_are_forgotten(tmp_path: Path) -> None:
             )  # fmt: skip
     database.close()
     backup_database(settings, tmp_path / "one.backup")
-    (artifacts / "checkpoints" / "job-1" / "1" / "1" / "model").unlink()
+    files_of = artifacts / "checkpoints" / "job-1" / "1"
+    (files_of / "1" / "model").unlink()
     told: list[str] = []
     restore_database(settings, tmp_path / "one.backup", told.append)
     assert told[0].startswith("1 checkpoints that the backup knew")
+    assert states(url) == {"c1": "deleted", "c2": "registered"}
+
+    # A store without any of them is another one: its disk is not mounted.
+    (files_of / "2" / "model").unlink()
+    told.clear()
+    restore_database(settings, tmp_path / "one.backup", told.append)
+    assert told[0].startswith("none of the 2 checkpoints")
+    assert states(url) == {"c1": "registered", "c2": "registered"}
+    restore_database(settings, tmp_path / "one.backup", told.append, forget_all=True)
+    assert states(url) == {"c1": "deleted", "c2": "deleted"}
+
+
+def states(url: str) -> dict[str, str]:
     database = Database.open(url)
     with database.read() as session:
-        states = {row.id: row.state for row in session.scalars(select(CheckpointRow))}
+        found = {row.id: row.state for row in session.scalars(select(CheckpointRow))}
     database.close()
-    assert states == {"c1": "deleted", "c2": "registered"}
+    return found
