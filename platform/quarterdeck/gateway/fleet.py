@@ -184,7 +184,7 @@ class Fleet:
         """Say in a view what changes; whether it will stay so."""
         replica = self._replicas.get(view.run_id) or _Replica(("", ""))
         rest = service.outliers.rest_of(view.run_id, now)
-        view.ejected, view.unreachable = rest == "ejected", rest == "unreachable"
+        view.ejected, view.unreachable = rest in ("ejected", "failing"), rest == "unreachable"
         since = _LONG_AGO if replica.ready_since is None else replica.ready_since
         view.ramp = ramp(since, now, service.settings.slow_start)
         view.latency = replica.latency.at(now) if replica.latency else None

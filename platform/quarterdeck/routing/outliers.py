@@ -1,6 +1,6 @@
 """Which replicas of a service rest because they fail, after Envoy's outlier detection.
 
-Two kinds of rest. *Unreachable*: a refused or broken connection rests a replica at once, for
+Three kinds of rest. *Unreachable*: a refused or broken connection rests a replica at once, for
 seconds, since with few requests in flight a dead replica looks idle and would draw every request;
 an answer forgives. *Ejected*: five failures in a row, or at the end of an interval a success rate
 below mean - 1.9 σ of the replicas, for 30 s × the number of ejections, at most 300 s; each
@@ -20,7 +20,7 @@ from typing import Literal
 
 Outcome = Literal["answered", "server_error", "unreachable"]
 Ejection = Literal["consecutive_errors", "success_rate"]
-Rest = Literal["", "unreachable", "ejected"]
+Rest = Literal["", "unreachable", "ejected", "failing"]
 
 _NEVER = float("-inf")
 
@@ -38,8 +38,8 @@ class OutlierSettings:
     rest: float = 30.0
     longest_rest: float = 300.0
     most_ejected: float = 0.1
-    unreachable_rest: float = 2.0
-    longest_unreachable_rest: float = 30.0
+    short_rest: float = 2.0
+    longest_short_rest: float = 30.0
 
 
 @dataclass
@@ -49,6 +49,7 @@ class _Health:
     ejected_until: float = _NEVER
     breaks: int = 0
     unreachable_until: float = _NEVER
+    failing_until: float = _NEVER
     answered: int = 0
     failed: int = 0
 
@@ -74,7 +75,9 @@ class Outliers:
             return ""
         if now < health.unreachable_until:
             return "unreachable"
-        return "ejected" if now < health.ejected_until else ""
+        if now < health.ejected_until:
+            return "ejected"
+        return "failing" if now < health.failing_until else ""
 
     def record(self, run_id: str, outcome: Outcome, now: float) -> list[tuple[str, Ejection]]:
         """Remember how a try ended; the replicas that are ejected because of it."""
@@ -95,15 +98,20 @@ class Outliers:
             # Requests that were under way when its rest began tell nothing new.
             return ejected
         if outcome == "unreachable":
-            health.breaks += 1
-            rest = self.settings.unreachable_rest * health.breaks
-            health.unreachable_until = now + min(rest, self.settings.longest_unreachable_rest)
+            health.unreachable_until = now + self._short_rest(health)
         health.errors += 1
         if health.errors >= self.settings.consecutive_errors:
             health.errors = 0
             if self._eject(health, now):
                 ejected.append((run_id, "consecutive_errors"))
+            else:
+                health.failing_until = now + self._short_rest(health)
         return ejected
+
+    def _short_rest(self, health: _Health) -> float:
+        """Seconds, more each time until the replica answers."""
+        health.breaks += 1
+        return min(self.settings.short_rest * health.breaks, self.settings.longest_short_rest)
 
     def _eject(self, health: _Health, now: float) -> bool:
         resting = sum(now < other.ejected_until for other in self._health.values())

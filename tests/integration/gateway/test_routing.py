@@ -109,6 +109,22 @@ def test_a_replica_that_answers_500_is_ejected_and_counted(
     )
 
 
+def test_a_second_one_that_answers_500_rests_too(
+    api: Any, gateways: Any, scripted: Any, kit: Any
+) -> None:
+    """One of four may be ejected. The other would look idle and get most requests."""
+    statuses = {"a-sick": "500 Internal Server Error", "c-sick": "500 Internal Server Error"}
+    replicas = [
+        scripted(run, lambda n, run=run: [kit.whole(b"{}", statuses.get(run, "200 OK"))])
+        for run in ("a-sick", "b-well", "c-sick", "d-well")
+    ]
+    gateway, _ = serve(api, kit, gateways, replicas, "round_robin")
+    with gateway.client() as client:
+        for _ in range(60):  # one that met both of them is told so
+            client.post("/v1/completions", json=BODY)
+    assert [len(replica.requests) <= 10 for replica in replicas] == [True, False, True, False]
+
+
 def test_one_that_had_no_room_does_not_use_up_the_second_try_after_a_500(
     api: Any, gateways: Any, scripted: Any, kit: Any
 ) -> None:

@@ -74,6 +74,21 @@ def test_a_tenth_may_be_ejected_and_always_one() -> None:
     assert [bool(fail(many, f"r{i}", 0.0)) for i in range(5)] == [True, True, True, False, False]
 
 
+def test_who_fails_while_no_more_may_be_ejected_rests_shortly_and_longer_each_time() -> None:
+    outliers = outliers_of(4)
+    fail(outliers, "r0", 0.0)
+    fail(outliers, "r1", 10.0, 4)
+    assert outliers.rest_of("r1", 10.0) == ""
+    fail(outliers, "r1", 10.0, 1)
+    assert outliers.rest_of("r1", 11.9) == "failing" and outliers.rest_of("r1", 12.0) == ""
+    fail(outliers, "r1", 12.0)
+    assert outliers.rest_of("r1", 15.9) == "failing" and outliers.rest_of("r1", 16.0) == ""
+    outliers.record("r1", "answered", 16.0)
+    fail(outliers, "r1", 17.0)
+    assert outliers.rest_of("r1", 18.9) == "failing" and outliers.rest_of("r1", 19.0) == ""
+    assert fail(outliers, "r1", 30.0) == [("r1", "consecutive_errors")], "the first is back"
+
+
 def test_the_one_whose_success_rate_stands_out_is_ejected() -> None:
     outliers = outliers_of(6)
     for run in range(6):
