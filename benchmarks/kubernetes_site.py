@@ -90,7 +90,7 @@ class Site:
         selector = "kubernetes.io/service-name=qd-quarterdeck-gateway"
         while not self._stop.wait(0.5):
             try:
-                slices = self._api.list(path, labelSelector=selector)
+                slices = list(self._api.each(path, labelSelector=selector))
             except ProviderError as error:
                 print(f"endpoints: {error}", file=sys.stderr)
                 continue
