@@ -20,7 +20,7 @@ EVERYTHING = {
     "monitoring.podMonitor.enabled": True,
     "monitoring.prometheusRule.enabled": True,
     "monitoring.dashboards.enabled": True,
-    "pools": [{"name": "gpu", "project": "nlp", "groups": [
+    "pools": [{"name": "gpu", "project": "nlp", "topology": ["example.com/rack"], "groups": [
         {"name": "big", "accelerator": "H100", "slots": 8, "maxReplicas": 2, "spot": True,
          "idleAfter": "10m", "memory": "512GiB", "labels": {"rack": "a"},
          "tolerations": [{"key": "gpu", "operator": "Exists"}]},

@@ -204,7 +204,7 @@ def test_the_pools_file_is_what_the_controller_reads(everything: list[Object]) -
     (pool,) = pools_of(everything)
     groups: list[dict[str, Any]] = pool["groups"]
     assert (pool["name"], pool["namespace"], pool["object"]) == ("gpu", "ml", "qd-quarterdeck-gpu")
-    assert pool["project"] == "nlp"
+    assert (pool["project"], pool["topology"]) == ("nlp", ["example.com/rack"])
     assert groups == [
         {"name": "big", "accelerator": "H100", "slots": 8, "min_replicas": 0, "max_replicas": 2,
          "spot": True, "idle_after": "10m", "memory": "512GiB", "labels": {"rack": "a"}},

@@ -179,6 +179,7 @@ def node_view(row: NodeRow, held: Held | None, faults: Sequence[NodeFaultRow] = 
         {
             **_columns(row, r.Node),
             "versions": row.versions or {},
+            "topology": row.place,
             "slots_free": free,
             "shared_slots": [_shared_slot(*one) for one in sorted(held.shared.items())],
             "quarantined_runs": [asdict(run) for run in held.quarantined],

@@ -72,6 +72,7 @@ def list_nodes(
         Column("SHARED", _shared),
         Column("QUARANTINED", _quarantine),
         Column("WHY", lambda node: node.cordon_reason, wide=True),
+        Column("TOPOLOGY", lambda node: node.topology, wide=True),
         Column("FAULTS", lambda node: len(node.faults) or "", wide=True),
         Column("CPUS", lambda node: f"{node.cpus:g}", wide=True),
         Column("MEMORY", lambda node: size(node.memory), wide=True),

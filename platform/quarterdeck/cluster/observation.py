@@ -103,7 +103,7 @@ def _disrupted(status: Object) -> str:
 
 def see_node(node: Object) -> NodeSeen:
     """A node's readiness, and whether it goes."""
-    name = node["metadata"]["name"]
+    name, labels = node["metadata"]["name"], node["metadata"].get("labels") or {}
     spec, status = node.get("spec") or {}, node.get("status") or {}
     taints = {taint["key"]: taint for taint in spec.get("taints") or ()}
     dead = f"node {name} is tainted out-of-service" if _OUT_OF_SERVICE in taints else ""
@@ -120,7 +120,7 @@ def see_node(node: Object) -> NodeSeen:
         leaving = f"node {name}: {leaving}"
     elif spec.get("unschedulable"):
         leaving = f"node {name} is cordoned in Kubernetes"
-    return NodeSeen(name, dead, leaving, not_ready)
+    return NodeSeen(name, dead, leaving, not_ready, dict(labels))
 
 
 def see_failures(cluster: Object, events: Sequence[Object] = ()) -> list[Trouble]:

@@ -67,6 +67,7 @@ class NodeSeen:
     """Cordoned, or told that it will be taken away."""
     not_ready: str = ""
     """Nobody knows how it is."""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -304,6 +304,7 @@ class Admission:
                         revision.inputs or {},
                         revision.revision,
                         clusters=assignment.clusters,
+                        domain=assignment.domain,
                     ),
                 )
             # The next replica of this plan compares with what this one left.
@@ -370,4 +371,5 @@ def _new_run(job: JobRow, assignment: Assignment, inputs: dict[str, Any]) -> New
         inputs,
         full_ranks=full_ranks,
         clusters=assignment.clusters,
+        domain=assignment.domain,
     )

@@ -24,6 +24,7 @@ from quarterdeck.controller.pool_machines import (
     group_facts,
     match,
     news_of_nodes,
+    places,
     verdicts,
 )
 from quarterdeck.controller.requests import (
@@ -211,6 +212,7 @@ def _decide(
             for one in matched
             if one.node is not None and one.node.pool_group != one.pod.group
         },
+        places=places(seen, matched, pool.topology),
         close=close,
         open=open_,
         dead=dead,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
 from quarterdeck.cluster.observation import together
@@ -229,6 +230,21 @@ def deaths(seen: PoolSeen, matched: Sequence[Matched]) -> list[PodSeen]:
     ]
     head = seen.head
     return [head, *found] if head is not None and seen.node_of(head).dead else found
+
+
+def places(seen: PoolSeen, matched: Sequence[Matched], topology: Sequence[str]) -> dict[str, str]:
+    """Where machines are that were thought to be elsewhere, by node id: the values of these labels
+    of their Kubernetes nodes, up to the first that is not there. Of nodes that were not read
+    nothing new is known."""
+    found: dict[str, str] = {}
+    for one in matched:
+        kubernetes = seen.nodes.get(one.pod.node)
+        if one.node is None or kubernetes is None or kubernetes.dead:
+            continue
+        values = takewhile(bool, (kubernetes.labels.get(label, "") for label in topology))
+        if (place := "/".join(values)) != one.node.topology:
+            found[one.node.id] = place
+    return found
 
 
 def news_of_nodes(

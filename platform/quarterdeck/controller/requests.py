@@ -214,6 +214,7 @@ def snapshot_of(seen: World, requests: Sequence[Request]) -> Snapshot:
                 cpus=row.cpus,
                 memory=row.memory,
                 spot=_is_spot(row, spot_groups.get(row.cluster, {})),
+                topology=row.place,
             )
             for row in seen.nodes
         ),

@@ -82,6 +82,12 @@ class Pool:
         twin._fill([replace(room) for room in self.rooms.values()])
         return twin
 
+    def part_of(self, node_ids: Iterable[str]) -> Pool:
+        """A copy with these machines alone."""
+        twin = Pool(())
+        twin._fill([replace(self.rooms[node_id]) for node_id in node_ids])
+        return twin
+
     def joined_by(self, nodes: Iterable[NodeView]) -> Pool:
         """A copy with more machines, empty ones, that come after the others."""
         twin = Pool(())

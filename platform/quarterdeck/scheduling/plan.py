@@ -34,6 +34,7 @@ from quarterdeck.scheduling.spread import (
     take,
 )
 from quarterdeck.scheduling.tenancy import Doors
+from quarterdeck.scheduling.topology import common
 from quarterdeck.scheduling.verdicts import verdicts
 from quarterdeck.specs.protocol import RankPlacement
 
@@ -83,7 +84,12 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
 def _told(
     snapshot: Snapshot, request: Request, sites: Sequence[Site], made: Assignment
 ) -> Assignment:
-    return replace(made, clusters=verdicts(snapshot, request, sites, made))
+    machines = {place.node_id for place in made.placements}
+    domain = ""
+    if len(machines) > 1:
+        places = {node.id: node.topology for node in snapshot.nodes if node.id in machines}
+        domain = common(places.values())
+    return replace(made, clusters=verdicts(snapshot, request, sites, made), domain=domain)
 
 
 def _hold_place(

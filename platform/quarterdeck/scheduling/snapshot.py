@@ -31,6 +31,8 @@ class NodeView:
     memory: int = 0
     spot: bool | None = False
     """May be taken away at short notice; None: nobody knows yet."""
+    topology: str = ""
+    """Where it is, from the widest domain to the narrowest: `zone-a/rack-3` (topology.py)."""
 
     @property
     def usable(self) -> bool:
@@ -202,6 +204,8 @@ class Assignment:
     """Why not the full one."""
     clusters: Mapping[str, str] = field(default_factory=dict)
     """Why this cluster, and none of the others: by name, where there was a choice."""
+    domain: str = ""
+    """The narrowest part of the network that has all of its machines, where there are several."""
 
 
 @dataclass(frozen=True)

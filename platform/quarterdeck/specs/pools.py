@@ -19,6 +19,9 @@ from quarterdeck.specs.units import Bytes, Seconds
 from quarterdeck.specs.yaml_lines import YamlDocument, read_yaml
 
 IDLE_AFTER_S = 600.0
+NodeLabel = Annotated[
+    str, Field(pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=317)
+]
 LONGEST_OBJECT = 45
 """Characters of a RayCluster's name: KubeRay derives names of 63 at most from it."""
 
@@ -66,6 +69,8 @@ class Pool(Spec):
     """The RayCluster's name; default: `quarterdeck-` and the pool's name."""
     project: Name | None = None
     """The project whose runs alone go there; None: shared by all that are not isolated."""
+    topology: Annotated[list[NodeLabel], Field(max_length=6)] = ["topology.kubernetes.io/zone"]
+    """Labels of Kubernetes' nodes that say where in the network one is, the widest first."""
     groups: Annotated[list[WorkerGroup], Field(min_length=1)]
     template: dict[str, Any]
     """The whole RayCluster manifest: the pods of its head and of each group."""

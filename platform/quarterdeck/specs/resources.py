@@ -272,6 +272,8 @@ class Node(Message):
     cpus: float
     memory: int
     labels: dict[str, str] = {}
+    topology: str = ""
+    """Where it is in the network, from the widest domain to the narrowest: `zone-a/rack-3`."""
     is_head: bool = False
     versions: dict[str, str] = {}
     """Of `quarterdeck`, `ray` and `python`, where its agent tells."""

@@ -34,6 +34,8 @@ class NewRun:
     """The job's ranks, where this run has fewer."""
     clusters: Mapping[str, str] = field(default_factory=dict)
     """Why this cluster, and none of the others."""
+    domain: str = ""
+    """The narrowest part of the network that has all of its machines, where there are several."""
 
 
 def last_checkpoint(session: Session, job_id: str) -> CheckpointRow | None:
@@ -166,24 +168,28 @@ def _insert(session: Session, runs: Sequence[tuple[RunRow, NewRun]]) -> None:
         for run, _ in runs
     ]
     session.execute(insert(RunRow), written)
-    append_events(session, [_assigned(run, new.clusters) for run, new in runs])
+    append_events(session, [_assigned(run, new) for run, new in runs])
     for cluster, count in Counter(run.cluster for run, _ in runs).items():
         count_placed(session, cluster, count)
 
 
-def _assigned(run: RunRow, clusters: Mapping[str, str]) -> Fact:
+def _assigned(run: RunRow, new: NewRun) -> Fact:
     resumes = f", resumes after step {run.resumed_from_step}" if run.resume_checkpoint else ""
     data = {"run_id": run.id, "epoch": run.epoch, "ranks": len(run.placements)}
     if held := _held_by_role(run):
         data["roles"] = held
-    if clusters:
-        data["clusters"] = dict(clusters)
+    if new.clusters:
+        data["clusters"] = dict(new.clusters)
+    within = ""
+    if new.domain:
+        data["topology"] = new.domain
+        within = f", all within {new.domain}"
     return Fact(
         type="run.assigned",
         subject=f"{run.owner_type}/{run.owner_name}",
         subject_id=run.owner_id,
         project=run.project,
-        message=f"run {run.epoch} assigned to cluster {run.cluster}{resumes}",
+        message=f"run {run.epoch} assigned to cluster {run.cluster}{within}{resumes}",
         actor=ACTOR,
         data=data,
     )

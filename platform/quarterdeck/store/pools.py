@@ -56,6 +56,8 @@ class Decision:
     """Nodes that Kubernetes knows to be dead, and how, by id."""
     joined: Mapping[str, str] = field(default_factory=dict)
     """Nodes whose group was not known before, by id."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where nodes are that were thought to be elsewhere, by id."""
     leaving: frozenset[str] = frozenset()
     """Pods that go now."""
 
@@ -144,6 +146,8 @@ def store_decision(session: Session, name: str, lease_id: str, made: Decision) -
         confirm_dead(session, node, actor="kubernetes", reason=made.dead[node.id], force=True)
     for node in _nodes(session, made.joined):
         node.pool_group = made.joined[node.id]
+    for node in _nodes(session, made.places):
+        node.topology = made.places[node.id]
     before = row.sizes
     row.sizes = dict(made.sizes)
     row.idle_since = {pod: since.isoformat() for pod, since in made.idle_since.items()}

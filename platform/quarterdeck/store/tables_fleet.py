@@ -107,6 +107,10 @@ class OrphanRow(Base):
     last_seen_at: Mapped[datetime] = mapped_column(default=database_now())
 
 
+PLACE_LABELS = ("region", "zone", "block", "rack")
+"""Labels of agents that say where a machine is, the widest domain first."""
+
+
 class NodeRow(Base):
     """One start of a raylet: Ray gives each a new id, so a machine that came back is a new row."""
 
@@ -134,8 +138,16 @@ class NodeRow(Base):
     """Of quarterdeck, Ray and Python; None: its agent does not tell."""
     pool_group: Mapped[str | None]
     """Of its pool, once a look has found its pod."""
+    topology: Mapped[str] = mapped_column(default="", server_default="")
+    """Where Kubernetes says that it is; what its agent's labels say comes first: see `place`."""
     last_seen_at: Mapped[datetime] = mapped_column(default=database_now())
     created_at: Mapped[datetime] = mapped_column(default=database_now())
+
+    @property
+    def place(self) -> str:
+        """Where it is in the network, from the widest domain to the narrowest: `zone-a/rack-3`."""
+        told = [str(self.labels[name]) for name in PLACE_LABELS if self.labels.get(name)]
+        return "/".join(told) or self.topology
 
 
 class NodeFaultRow(Base):

@@ -132,12 +132,12 @@ class Deck:
             return list(session.scalars(select(EventRow).where(EventRow.type == type)))
 
 
-def open_deck(platform: Any) -> Deck:
+def open_deck(platform: Any, pool: Pool = POOL) -> Deck:
     """A pool that was made and has no machine."""
     platform.agent.nodes = {}
     platform.agent.beat()
     machines = Machines()
-    deck = Deck(platform, machines, Capacity(platform.database, [(POOL, machines)], rest=0.0))
+    deck = Deck(platform, machines, Capacity(platform.database, [(pool, machines)], rest=0.0))
     deck.capacity.tick()
     return deck
 

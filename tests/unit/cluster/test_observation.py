@@ -87,7 +87,10 @@ def node(ready: str = "True", taints: Any = (), **spec: Any) -> dict[str, Any]:
 
 
 def test_a_good_node() -> None:
-    seen = see_node(node())
+    labelled = node()
+    labelled["metadata"]["labels"] = {"topology.kubernetes.io/zone": "a"}
+    seen = see_node(labelled)
+    assert seen.labels == {"topology.kubernetes.io/zone": "a"}
     assert (seen.dead, seen.leaving, seen.not_ready) == ("", "", "")
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from quarterdeck.cluster.provider import PodSeen, PoolSeen
-from quarterdeck.controller.pool_machines import match
+from quarterdeck.cluster.provider import NodeSeen, PodSeen, PoolSeen
+from quarterdeck.controller.pool_machines import match, places
 from quarterdeck.store.tables import NodeRow
 
 POD = PodSeen("worker-1", "uid", "h100", node="machine-1", address="10.0.0.1", phase="Running")
@@ -43,3 +43,23 @@ def test_a_pod_without_an_address_is_not_found_by_it() -> None:
     pod = PodSeen("worker-1", "uid", "h100", node="machine-1")
     (matched,) = match(PoolSeen("1", {"h100": 1}, pods=(pod,)), [node("a", host="machine-1")])
     assert matched.node is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "before", "found"),
+    [
+        ({"zone": "a", "rack": "r1"}, "", {"n": "a/r1"}),
+        ({"zone": "a", "rack": "r1"}, "a/r1", {}),
+        ({"zone": "a"}, "", {"n": "a"}),
+        ({"rack": "r1"}, "", {}),
+        ({}, "a/r1", {"n": ""}),
+        (None, "a/r1", {}),
+    ],
+)
+def test_a_machine_is_where_the_labels_of_its_node_say(
+    labels: dict[str, str] | None, before: str, found: dict[str, str]
+) -> None:
+    known = {} if labels is None else {"machine-1": NodeSeen("machine-1", labels=labels)}
+    seen = PoolSeen("1", {"h100": 1}, pods=(POD,), nodes=known)
+    matched = match(seen, [node("n", host="worker-1", topology=before)])
+    assert places(seen, matched, ["zone", "rack"]) == found

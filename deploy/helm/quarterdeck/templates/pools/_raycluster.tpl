@@ -8,6 +8,10 @@ pools:
     {{- with $pool.project }}
     project: {{ . }}
     {{- end }}
+    {{- with $pool.topology }}
+    topology:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
     groups:
       {{- range $group := $pool.groups }}
       - name: {{ $group.name }}
