@@ -1,10 +1,11 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests that no other test disturbs, two at a time; all others have the machine for themselves.
-TOGETHER := tests/unit $(addprefix tests/integration/,api artifacts client controller planner store)
+# Tests that no other test disturbs, two files at a time; all others have the machine for themselves.
+TOGETHER := tests/unit $(addprefix tests/integration/,api artifacts client controller data engine \
+	evaluation gateway models planner store)
 # What fails once and passes then is named as RERUN: mend it.
-TWICE := --reruns 1 -raR
+TWICE := --reruns 1 -raR --durations 20
 PATHS := platform workers tests benchmarks tools deploy
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE := 1
@@ -29,7 +30,7 @@ run: install  ## install, then the whole way: train in 3D, kill, resume, serve, 
 test: install  ## everything this machine can run
 	@$(BIN)/python tools/preflight.py
 	@$(MAKE) --no-print-directory lint types imports
-	@$(BIN)/python -m pytest $(TWICE) -n 2 $(TOGETHER)
+	@$(BIN)/python -m pytest $(TWICE) -n 2 --dist loadfile $(TOGETHER)
 	@$(BIN)/python -m pytest $(TWICE) tests $(TOGETHER:%=--ignore=%)
 
 check: install lint types imports collect pure  ## lint, types, import rules, every test found, pure rooms
