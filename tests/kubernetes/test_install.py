@@ -80,6 +80,11 @@ def test_from_installation_to_removal(helm: Helm, prepared: Cluster) -> None:
         assert "hello" in [line.line for line in client.jobs.logs(job.id)]
         trains_on_both_nodes(client, prepared)
         serves(client, gateway)
+        found = prepared.kubectl(
+            "exec", "-n", NAMESPACE, "deploy/qd-quarterdeck-api", "--", "quarterdeck", "doctor"
+        )
+        assert "FAIL" not in found and "invariants" not in found, found
+        assert "leases" in found, "the invariants were looked at"
 
         long = client.submit({"kind": "command", "name": "long", "command": "sleep 30"})
         machines = pod_names(prepared, "workers")
