@@ -51,6 +51,7 @@ def cluster(kubernetes: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     images.quarterdeck("control", "v1")
     images.quarterdeck("control", "v2", NEXT)
     images.quarterdeck("worker", "v1")
+    images.quarterdeck("worker", "own")
     images.postgres("16")
     with two_nodes(kubernetes, images) as cluster:
         yield cluster
@@ -209,12 +210,33 @@ def what_is_left(cluster: Cluster) -> set[str]:
     return set(found.split())
 
 
+def runs_in_its_own_image(client: Client, cluster: Cluster) -> None:
+    """A cluster of its own comes for the run, with real agents in the image, and goes after it."""
+    image = "localhost/quarterdeck/worker:own"
+    job = client.submit(
+        {"kind": "command", "name": "own", "command": "hostname && sleep 20",
+         "environment": {"image": image}}
+    )  # fmt: skip
+    until = time.monotonic() + 300
+    while client.jobs.get(job.id).phase != "running":
+        assert time.monotonic() < until, client.jobs.get(job.id)
+        time.sleep(0.5)
+    (host,) = hosts_of(client, client.jobs.runs(job.id)[0])
+    pod = cluster.get("pod", host, "-n", NAMESPACE)
+    assert pod["spec"]["containers"][0]["image"] == image
+    assert ended(client, job.id).phase == "succeeded"
+    until = time.monotonic() + 180
+    while len(made := cluster.get("rayclusters", "-n", NAMESPACE)["items"]) > 1:
+        assert time.monotonic() < until, [one["metadata"]["name"] for one in made]
+        time.sleep(1)
+
+
 SMALL = {"requests": {"cpu": "200m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}
 POOLS = [
     {
         "name": "pool",
         "head": {"resources": SMALL},
-        "groups": [{"name": "small", "slots": 2, "maxReplicas": 1, "resources": SMALL}],
+        "groups": [{"name": "small", "slots": 2, "maxReplicas": 2, "resources": SMALL}],
     }
 ]
 
@@ -233,8 +255,9 @@ def test_a_pool_brings_a_machine_for_a_job(helm: Helm, prepared: Cluster) -> Non
                 job = client.submit({"kind": "command", "name": "hello", "command": "hostname"})
                 assert ended(client, job.id, 400).phase == "succeeded", prepared.describe(NAMESPACE)
                 (host,) = {line.line for line in client.jobs.logs(job.id)}
-            workers = prepared.get("pods", "-n", NAMESPACE, "-l", "ray.io/group=small")["items"]
-            assert host in {pod["metadata"]["name"] for pod in workers}
+                workers = prepared.get("pods", "-n", NAMESPACE, "-l", "ray.io/group=small")["items"]
+                assert host in {pod["metadata"]["name"] for pod in workers}
+                runs_in_its_own_image(client, prepared)
         finally:
             helm("uninstall", "--wait", "--timeout", "3m")
             name = f"{RELEASE}-quarterdeck-pool"
