@@ -36,7 +36,10 @@ class Asking(ABC):
 
     def _loop(self) -> None:
         while not self._stop.wait(self._pause):
-            failure = self.ask()
+            try:
+                failure = self.ask()
+            except Exception as error:  # a thread that ended would count as no failure
+                failure = repr(error)
             with self._lock:
                 if failure:
                     self.failures.append(failure)
@@ -87,17 +90,19 @@ class Completions(Asking):
             self._turn += 1
             turn = self._turn
         begun = time.monotonic()
-        urls = self._urls()
-        failure = self.once(urls[turn % len(urls)])
+        failure = self._at(turn)
         if failure:
             with self._lock:
                 self.retried.append(failure)
-            urls = self._urls()
-            again = self.once(urls[(turn + 1) % len(urls)])
+            again = self._at(turn + 1)
             failure = f"{failure}; then {again}" if again else ""
         with self._lock:
             self.longest = max(self.longest, time.monotonic() - begun)
         return failure
+
+    def _at(self, turn: int) -> str:
+        urls = self._urls()
+        return self.once(urls[turn % len(urls)]) if urls else "there is no address to ask"
 
     def once(self, url: str) -> str:
         """Ask this address; what went wrong, else nothing."""
@@ -110,6 +115,6 @@ class Completions(Asking):
             if answer.status_code == 200 and answer.json()["choices"][0]["text"]:
                 return ""
             said = f"{answer.status_code} {answer.text[:200]}"
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ValueError, LookupError) as error:
             said = f"{type(error).__name__}: {error}"
         return f"{url}: {said} after {time.monotonic() - begun:.1f} s"

@@ -168,6 +168,17 @@ class ArtifactStore:
         found = filesystem.find(base, detail=True)
         return {name.removeprefix(base): int(info["size"]) for name, info in found.items()}
 
+    def is_empty(self) -> bool:
+        """Whether nothing lies here: likely another place than the one that is meant, as where a
+        disk is not mounted."""
+        if self.root is not None:
+            found = self.root.iterdir() if self.root.is_dir() else ()
+            return all(entry.name == "lost+found" for entry in found)
+        filesystem = self._filesystem()
+        filesystem.invalidate_cache()
+        base = self._key("").rstrip("/")
+        return not filesystem.exists(base) or not filesystem.ls(base, detail=False)
+
     def size(self, path: str) -> int:
         """Bytes of one file. Raises FileNotFoundError."""
         target = self.local_path(_safe(path))

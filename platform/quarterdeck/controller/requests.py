@@ -351,7 +351,7 @@ def _hold(run: Holding) -> Hold:
         quarantined=run.quarantined,
         shared=shared,
         project=run.project,
-        service=run.owner_id if run.owner_type == "service" else "",
+        service=run.owner_id if run.owner_type == "service" and not run.leaving else "",
     )
 
 

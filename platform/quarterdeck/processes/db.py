@@ -112,11 +112,12 @@ def backup_database(settings: Settings, target: Path | None) -> str:
 def restore_database(
     settings: Settings, source: Path, tell: Callable[[str], None], *, forget_all: bool = False
 ) -> str:
-    """Put a backup in the place of the database, and raise the generation. Checkpoints without
-    their files are forgotten; all of them only with `forget_all`.
+    """Put a backup in the place of the database, and raise the generation. Checkpoints whose files
+    are gone are forgotten, in an empty store only with `forget_all`.
 
     Raises ProcessFailed while processes use the database, for a newer schema, and for what is no
-    backup: then nothing has changed.
+    backup: then nothing has changed; and where the store is empty: then all was restored, but
+    trainings would resume from checkpoints that are not there.
     """
     if users := _users(settings):
         raise ProcessFailed(
@@ -127,41 +128,44 @@ def restore_database(
         generation, kept = backups.restore(settings.database_url, source)
     except (backups.BackupError, migrate.NewerSchema) as error:
         raise ProcessFailed(str(error)) from error
-    _forget_missing(settings, tell, forget_all)
+    done = f"restored {source}: generation {generation}"
+    missed = _forget_missing(settings, tell, forget_all)
     if kept is not None:
         tell(f"what was there is kept in {kept}")
     tell(
         "keys, secrets and intents are those of the backup: revoke again what was revoked since. "
         "Jobs wait until every cluster has told what lives there; then see quarterdeck doctor"
     )
-    return f"restored {source}: generation {generation}"
+    if missed:
+        raise ProcessFailed(f"{done}, but {missed}")
+    return done
 
 
-def _forget_missing(settings: Settings, tell: Callable[[str], None], forget_all: bool) -> None:
-    """Forget checkpoints without their files, so that nothing resumes from them. Where all have
-    gone, another store is likelier than that."""
+def _forget_missing(settings: Settings, tell: Callable[[str], None], forget_all: bool) -> str:
+    """Forget checkpoints without their files, so that nothing resumes from them; why they are kept
+    all the same, where another store is likelier than that all have gone."""
     database = Database.open(settings.database_url)
     try:
         store = ArtifactStore(settings.artifacts_uri, settings.artifacts_options)
         with database.write() as session:
             rows = registered_checkpoints(session)
             missing = [row for row in rows if _is_missing(store, row.manifest)]
-            if missing and len(missing) == len(rows) and not forget_all:
-                tell(
-                    f"none of the {len(rows)} checkpoints that the backup knows is in "
-                    f"{settings.artifacts_uri}: they are kept. Set QUARTERDECK_ARTIFACTS to where "
-                    "they are and restore again, or, if they are gone, with --forget-checkpoints"
+            if missing and not forget_all and store.is_empty():
+                return (
+                    f"{settings.artifacts_uri} is empty, and the backup knows {len(rows)} "
+                    "checkpoints: bring the files back or mount what has them, and restore again; "
+                    "if they are gone, with --forget-checkpoints"
                 )
-                return
             for row in missing:
                 forget_missing(session, row)
     except (ArtifactError, ValueError, OSError) as error:
         tell(f"checkpoints were not looked at, see doctor: {error}")
-        return
+        return ""
     finally:
         database.close()
     if missing:
         tell(f"{len(missing)} checkpoints that the backup knew have been deleted since: forgotten")
+    return ""
 
 
 def _is_missing(store: ArtifactStore, manifest: object) -> bool:

@@ -75,7 +75,7 @@ def restore(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="What `db backup` wrote.")],
     forget_checkpoints: Annotated[
         bool,
-        typer.Option("--forget-checkpoints", help="Forget checkpoints even if all have gone."),
+        typer.Option("--forget-checkpoints", help="Forget checkpoints even in an empty store."),
     ] = False,
 ) -> None:
     """Put a backup in the place of the database; api and controller must not run.

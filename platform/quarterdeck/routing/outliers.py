@@ -5,7 +5,10 @@ seconds, since with few requests in flight a dead replica looks idle and would d
 an answer forgives. *Ejected*: five failures in a row, or at the end of an interval a success rate
 below mean - 1.9 σ of the replicas, for 30 s × the number of ejections, at most 300 s; each
 interval without one takes one back. No more than a tenth of the replicas are ejected at a time,
-but one always may be. 4xx are the client's and never count.
+but one always may be. *Failing*: one with five failures in a row that may not be ejected rests for
+seconds, longer each time, unless more than half of the replicas would rest then: who refuses at
+once looks idle, draws most requests, and uses up the retries of all. 4xx are the client's and never
+count.
 
 With σ over n replicas the worst lies at most √(n - 1) σ below the mean, so the rate tells nothing
 of fewer than five; and a single failure among many answers is no outlier whatever σ says.
@@ -19,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Outcome = Literal["answered", "server_error", "unreachable"]
-Ejection = Literal["consecutive_errors", "success_rate"]
+Ejection = Literal["consecutive_errors", "success_rate", "failing"]
 Rest = Literal["", "unreachable", "ejected", "failing"]
 
 _NEVER = float("-inf")
@@ -104,9 +107,15 @@ class Outliers:
             health.errors = 0
             if self._eject(health, now):
                 ejected.append((run_id, "consecutive_errors"))
-            else:
+            elif outcome == "server_error" and self._half_stays(now):
                 health.failing_until = now + self._short_rest(health)
+                ejected.append((run_id, "failing"))
         return ejected
+
+    def _half_stays(self, now: float) -> bool:
+        """Whether at least half of the replicas do not rest when one more does."""
+        resting = sum(bool(self.rest_of(run_id, now)) for run_id in self._health)
+        return 2 * (resting + 1) <= len(self._runs)
 
     def _short_rest(self, health: _Health) -> float:
         """Seconds, more each time until the replica answers."""

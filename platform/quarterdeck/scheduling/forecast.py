@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 
 from quarterdeck.scheduling.placement import Pool
 from quarterdeck.scheduling.snapshot import Hold, Request
-from quarterdeck.scheduling.spread import PoolState, Wait, place, take
+from quarterdeck.scheduling.spread import PoolState, Wait, take
+from quarterdeck.scheduling.topology import place
 
 
 class _Future:

@@ -19,7 +19,7 @@ from quarterdeck.scheduling.explain import explain
 from quarterdeck.scheduling.forecast import delays, starts
 from quarterdeck.scheduling.growth import Growth, say
 from quarterdeck.scheduling.placement import Pool, takes_spot
-from quarterdeck.scheduling.replicas import fewest_first, place
+from quarterdeck.scheduling.replicas import fewest_first, places
 from quarterdeck.scheduling.snapshot import Assignment, Pending, Plan, Request, Snapshot
 from quarterdeck.scheduling.spread import (
     PoolKey,
@@ -130,26 +130,36 @@ def _eligible(pools: Mapping[PoolKey, PoolState], request: Request) -> list[Site
 def _try(sites: Sequence[Site], request: Request, now: datetime) -> Assignment | None:
     for site in fewest_first(sites, request):
         states = linked(site, MAX_BACKFILL_HEADS)
-        placed = place(site, request) if states is not None else None
-        if states is None or placed is None:
+        if states is None:
             continue
-        waiting = queue(states) if _contested(states, placed) else []
-        pools = [state.pool.copy() if waiting else state.pool for state in site.states]
-        hold = take(pools, request, placed)
-        if request.max_duration is not None:
-            hold = replace(hold, ends_at=now + timedelta(seconds=request.max_duration))
-        changed = list(zip(site.states, pools, strict=True))
-        if waiting:
-            trial = [
-                replace(state, pool=pool, holds=[*state.holds, hold]) for state, pool in changed
-            ]
-            if not _harmless(states, trial, waiting, now):
-                continue
-        for state, pool in changed:
-            state.pool = pool
-            state.holds.append(hold)
-        return Assignment(request.id, site.cluster, placed)
+        for placed in places(site, request):
+            if _taken(site, states, request, placed, now):
+                return Assignment(request.id, site.cluster, placed)
     return None
+
+
+def _taken(
+    site: Site,
+    states: Sequence[PoolState],
+    request: Request,
+    placed: Sequence[RankPlacement],
+    now: datetime,
+) -> bool:
+    """Take these places, unless somebody who waits would start later for it."""
+    waiting = queue(states) if _contested(states, placed) else []
+    pools = [state.pool.copy() if waiting else state.pool for state in site.states]
+    hold = take(pools, request, placed)
+    if request.max_duration is not None:
+        hold = replace(hold, ends_at=now + timedelta(seconds=request.max_duration))
+    changed = list(zip(site.states, pools, strict=True))
+    if waiting:
+        trial = [replace(state, pool=pool, holds=[*state.holds, hold]) for state, pool in changed]
+        if not _harmless(states, trial, waiting, now):
+            return False
+    for state, pool in changed:
+        state.pool = pool
+        state.holds.append(hold)
+    return True
 
 
 def _contested(states: Sequence[PoolState], placed: Sequence[RankPlacement]) -> bool:

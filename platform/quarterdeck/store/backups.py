@@ -238,16 +238,19 @@ def _run(tool: str, arguments: Sequence[str], database: URL | None = None) -> st
 
 
 def _libpq(url: URL | None) -> Mapping[str, str]:
+    """The variables by which PostgreSQL's programs find what the URL names: one server, or several
+    of which one takes writes (`?host=one:5432&host=two:5432`)."""
     if url is None:
         return {}
-    query = {key: value for key, value in url.query.items() if isinstance(value, str)}
+    found = url.get_dialect()().create_connect_args(url)[1]
     values = {
-        "PGHOST": url.host or query.get("host"),
-        "PGPORT": str(url.port) if url.port else query.get("port"),
-        "PGUSER": url.username,
-        "PGPASSWORD": url.password,
-        "PGDATABASE": url.database,
-        "PGSSLMODE": query.get("sslmode"),
+        "PGHOST": found.get("host"),
+        "PGPORT": found.get("port"),
+        "PGUSER": found.get("user"),
+        "PGPASSWORD": found.get("password"),
+        "PGDATABASE": found.get("dbname"),
+        "PGSSLMODE": found.get("sslmode"),
+        "PGTARGETSESSIONATTRS": found.get("target_session_attrs"),
     }
     return {name: str(value) for name, value in values.items() if value}
 

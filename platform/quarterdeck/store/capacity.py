@@ -66,6 +66,7 @@ class Holding(NamedTuple):
     project: str
     epoch: int
     cluster: str
+    phase: str
     quarantined: bool
     stopping_for: str | None
     created_at: datetime
@@ -75,6 +76,11 @@ class Holding(NamedTuple):
     roles: Mapping[str, Any] | None
     max_duration: float | None
     """Seconds; these three are of the run's spec."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is on its way out, or given up."""
+        return self.quarantined or self.phase in ("draining", "stopping")
 
 
 def holding_runs(session: Session) -> Sequence[Holding]:

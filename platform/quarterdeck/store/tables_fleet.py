@@ -107,7 +107,8 @@ class OrphanRow(Base):
     last_seen_at: Mapped[datetime] = mapped_column(default=database_now())
 
 
-PLACE_LABELS = ("region", "zone", "block", "rack")
+WIDEST_LABELS = ("region", "zone")
+PLACE_LABELS = (*WIDEST_LABELS, "block", "rack")
 """Labels of agents that say where a machine is, the widest domain first."""
 
 
@@ -139,15 +140,19 @@ class NodeRow(Base):
     pool_group: Mapped[str | None]
     """Of its pool, once a look has found its pod."""
     topology: Mapped[str] = mapped_column(default="", server_default="")
-    """Where Kubernetes says that it is; what its agent's labels say comes first: see `place`."""
+    """Where Kubernetes says that it is; see `place`."""
     last_seen_at: Mapped[datetime] = mapped_column(default=database_now())
     created_at: Mapped[datetime] = mapped_column(default=database_now())
 
     @property
     def place(self) -> str:
-        """Where it is in the network, from the widest domain to the narrowest: `zone-a/rack-3`."""
+        """Where it is in the network, from the widest domain to the narrowest: `zone-a/rack-3`.
+        What its agent says lies within what Kubernetes says, unless it says the widest itself."""
         told = [str(self.labels[name]) for name in PLACE_LABELS if self.labels.get(name)]
-        return "/".join(told) or self.topology
+        whole = any(self.labels.get(name) for name in WIDEST_LABELS)
+        if self.topology and not whole:
+            told.insert(0, self.topology)
+        return "/".join(told)
 
 
 class NodeFaultRow(Base):

@@ -104,6 +104,14 @@ def test_sizes_alone_miss_changed_bytes(store: ArtifactStore, saved: list[FileEn
     store.verify(_manifest(store, saved), digests=False)
 
 
+def test_a_store_is_empty_until_something_is_in_it(store: ArtifactStore) -> None:
+    assert store.is_empty()
+    store.put_bytes(b"x", "a/b/c")
+    assert not store.is_empty()
+    assert not store.folder("a").is_empty()
+    assert store.folder("z").is_empty()
+
+
 def test_writing_again_replaces(store: ArtifactStore) -> None:
     store.put_bytes(b"first, longer", "a/b")
     store.put_bytes(b"second", "a/b")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from quarterdeck.cluster.provider import NodeSeen
+from quarterdeck.store.tables import NodeRow
 from tests.integration.controller.pool_deck import POOL, Deck, open_deck, placed_on
 
 RACK = "example.com/rack"
@@ -39,6 +40,23 @@ def test_a_gang_goes_where_its_machines_are_close(deck: Deck) -> None:
     (event,) = deck.events("run.assigned")
     assert event.data["topology"] == "b/r1"
     assert "assigned to cluster a, all within b/r1" in event.message
+
+
+@pytest.mark.parametrize(
+    ("labels", "topology", "place"),
+    [
+        ({}, "", ""),
+        ({}, "a/r1", "a/r1"),
+        ({"rack": "r9"}, "", "r9"),
+        ({"rack": "r9"}, "a", "a/r9"),
+        ({"zone": "x", "rack": "r9"}, "a/r1", "x/r9"),
+        ({"zone": "", "block": "b"}, "a", "a/b"),
+    ],
+)
+def test_what_an_agent_says_lies_within_what_kubernetes_says(
+    labels: dict[str, str], topology: str, place: str
+) -> None:
+    assert NodeRow(labels=labels, topology=topology).place == place
 
 
 def test_an_agents_own_words_come_first(deck: Deck) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -254,11 +255,15 @@ def test_checkpoints_whose_files_are_gone_are_forgotten(tmp_path: Path) -> None:
     assert told[0].startswith("1 checkpoints that the backup knew")
     assert states(url) == {"c1": "deleted", "c2": "registered"}
 
-    # A store without any of them is another one: its disk is not mounted.
     (files_of / "2" / "model").unlink()
-    told.clear()
     restore_database(settings, tmp_path / "one.backup", told.append)
-    assert told[0].startswith("none of the 2 checkpoints")
+    assert states(url) == {"c1": "deleted", "c2": "deleted"}
+
+    # An empty store is another one: its disk is not mounted.
+    shutil.rmtree(artifacts)
+    artifacts.mkdir()
+    with pytest.raises(ProcessFailed, match=r"generation 3, but .* knows 2 checkpoints"):
+        restore_database(settings, tmp_path / "one.backup", told.append)
     assert states(url) == {"c1": "registered", "c2": "registered"}
     restore_database(settings, tmp_path / "one.backup", told.append, forget_all=True)
     assert states(url) == {"c1": "deleted", "c2": "deleted"}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from quarterdeck.store import backups, migrate
+from quarterdeck.store.access_queries import add_project, project_names
 from quarterdeck.store.failures import UNAVAILABLE
 from quarterdeck.store.sessions import Database
 from tests.postgres_pair import Pair, pair
@@ -43,6 +46,28 @@ def test_a_standby_takes_over(servers: Pair) -> None:
     finally:
         database.close()
         blind.close()
+
+
+@pytest.mark.usefixtures("postgres_tools")
+def test_a_backup_is_of_whichever_takes_writes(servers: Pair, tmp_path: Path) -> None:
+    migrate.upgrade(servers.url)
+    add("yesterday", servers)
+    backups.back_up(servers.url, tmp_path / "backup")
+    add("today", servers)
+    servers.lose_primary()
+    servers.promote()
+    backups.restore(servers.url, tmp_path / "backup")
+    database = Database.open(servers.url)
+    with database.read() as session:
+        assert project_names(session) == ["yesterday"]
+    database.close()
+
+
+def add(project: str, servers: Pair) -> None:
+    database = Database.open(servers.url)
+    with database.write() as session:
+        add_project(session, project, actor="test")
+    database.close()
 
 
 def connection_of(database: Database) -> int:

@@ -68,10 +68,11 @@ def test_quiet_intervals_take_ejections_back() -> None:
 
 def test_a_tenth_may_be_ejected_and_always_one() -> None:
     few = outliers_of(4)
-    assert fail(few, "r0", 0.0) and not fail(few, "r1", 0.0)
+    assert fail(few, "r0", 0.0) and fail(few, "r1", 0.0) == [("r1", "failing")]
     assert fail(few, "r1", 30.0)
     many = outliers_of(30)
-    assert [bool(fail(many, f"r{i}", 0.0)) for i in range(5)] == [True, True, True, False, False]
+    reasons = [fail(many, f"r{i}", 0.0)[0][1] for i in range(5)]
+    assert reasons == ["consecutive_errors"] * 3 + ["failing"] * 2
 
 
 def test_who_fails_while_no_more_may_be_ejected_rests_shortly_and_longer_each_time() -> None:
@@ -87,6 +88,28 @@ def test_who_fails_while_no_more_may_be_ejected_rests_shortly_and_longer_each_ti
     fail(outliers, "r1", 17.0)
     assert outliers.rest_of("r1", 18.9) == "failing" and outliers.rest_of("r1", 19.0) == ""
     assert fail(outliers, "r1", 30.0) == [("r1", "consecutive_errors")], "the first is back"
+
+
+def test_half_of_the_replicas_never_rest_for_failing() -> None:
+    three, four = outliers_of(3), outliers_of(4)
+    for outliers, expected in ((three, ["ejected", ""]), (four, ["ejected", "failing"])):
+        fail(outliers, "r0", 0.0)
+        fail(outliers, "r1", 0.0)
+        assert [outliers.rest_of(run, 1.0) for run in ("r0", "r1")] == expected
+    fail(four, "r2", 0.0)
+    assert four.rest_of("r2", 1.0) == ""
+    assert fail(four, "r1", 2.0) == [("r1", "failing")]
+
+
+def test_a_broken_connection_is_one_rest_however_many_there_were() -> None:
+    outliers = outliers_of(4)
+    fail(outliers, "r0", 0.0)
+    now = 0.0
+    for rest in (2.0, 4.0, 6.0, 8.0, 10.0, 12.0):
+        outliers.record("r1", "unreachable", now)
+        assert outliers.rest_of("r1", now + rest - 0.1) == "unreachable"
+        assert outliers.rest_of("r1", now + rest) == ""
+        now += rest
 
 
 def test_the_one_whose_success_rate_stands_out_is_ejected() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -24,7 +24,8 @@ def nodes(count: int, slots: int = 8, cluster: str = "a") -> tuple[NodeView, ...
 
 def replicas(count: int, **fields: Any) -> tuple[Request, ...]:
     usual = {"service": "chat"} | fields
-    return tuple(Request(f"chat#{i}", "service/chat", 0, i, **usual) for i in range(count))
+    first = usual.pop("ordinal", 0)
+    return tuple(Request(f"chat#{i}", "service/chat", 0, first + i, **usual) for i in range(count))
 
 
 def look(machines: tuple[NodeView, ...], requests: tuple[Request, ...], *holds: Hold) -> Plan:
@@ -59,7 +60,30 @@ def test_none_waits_for_a_machine_of_its_own() -> None:
 def test_clusters_come_before_machines() -> None:
     machines = (*nodes(2), *nodes(1, cluster="b"))
     assert places(look(machines, replicas(2))) == {"a0": 1, "b0": 1}
-    assert places(look(machines, replicas(4))) == {"a0": 1, "a1": 1, "b0": 2}
+    assert places(look(machines, replicas(4))) == {"a0": 2, "a1": 1, "b0": 1}
+
+
+def test_a_small_cluster_or_pool_gets_no_more_than_its_machines_share() -> None:
+    clusters = (*nodes(4), *nodes(1, cluster="b"))
+    assert places(look(clusters, replicas(5))) == {"a0": 1, "a1": 1, "a2": 1, "a3": 1, "b0": 1}
+    models = (replace(nodes(1)[0], accelerator="A100"), *nodes(4)[1:])
+    assert places(look(models, replicas(8))) == {"a0": 2, "a1": 2, "a2": 2, "a3": 2}
+
+
+def test_a_machine_whose_place_is_not_known_gets_no_more_than_others() -> None:
+    known = [replace(one, topology=f"z/r{i % 3}") for i, one in enumerate(nodes(11)[1:])]
+    made = look((nodes(11)[0], *known), replicas(10))
+    assert set(places(made).values()) == {1}
+
+
+def test_a_wish_that_would_delay_who_waits_is_not_heeded() -> None:
+    """The pair waits for two whole machines: a2 must stay free for it, so a0 gets both replicas."""
+    there = Hold("service/chat", "a", {"a0": 1}, service="chat")
+    busy = Hold("job/x", "a", {"a1": 8}, ends_at=NOW + timedelta(hours=1))
+    pair = Request("pair", "job/pair", 0, 0, data=2, tensor=8)
+    replica = replicas(1, ordinal=1)[0]
+    made = look(nodes(3), (pair, replica), there, busy)
+    assert [(one.request_id, places(made)) for one in made.assignments] == [("chat#0", {"a0": 1})]
 
 
 def test_a_replica_over_several_machines_keeps_off_all_of_its_like() -> None:

@@ -71,6 +71,16 @@ def test_of_equal_domains_the_fullest_is_taken() -> None:
     assert taken(look(gang(2), machines=machines)) == {"a21", "a22"}
 
 
+def test_a_narrow_domain_that_scatters_the_gang_is_not_taken() -> None:
+    crumbs = [node(f"c{i:02}", "a/r1", 1) for i in range(16)]
+    machines = [*crumbs, *(node(f"w{i}", "a/r2") for i in range(3))]
+    request = Request("job", "job/job", 0, 0, data=16)
+    assert taken(look(request, machines=machines)) == {"w0", "w1"}
+    split = [*(node(f"s{i}", "a/r1", slots) for i, slots in enumerate((8, 4, 4))), *machines[-3:]]
+    staged = Request("job", "job/job", 0, 0, data=4, tensor=2, pipeline=2)
+    assert taken(look(staged, machines=split)) == {"w0", "w1"}
+
+
 def test_what_fits_on_one_machine_says_nothing_of_the_network() -> None:
     (assignment,) = look(gang(1)).assignments
     assert assignment.domain == ""
@@ -83,7 +93,7 @@ def test_machines_without_a_place_take_part() -> None:
     assert len(taken(look(gang(3), machines=machines))) == 3
 
 
-def test_replicas_are_spread_over_zones_then_racks_then_machines() -> None:
+def test_replicas_are_spread_over_machines_then_zones_then_racks() -> None:
     requests = tuple(Request(f"s#{i}", "service/s", 0, i, tensor=8, service="s") for i in range(6))
     made = plan(Snapshot({"a": True}, TWO_ZONES, (), requests), NOW)
     order = [next(iter(one.placements)).node_id for one in made.assignments]

@@ -8,9 +8,9 @@ pools:
     {{- with $pool.project }}
     project: {{ . }}
     {{- end }}
-    {{- with $pool.topology }}
+    {{- if hasKey $pool "topology" }}
     topology:
-      {{- toYaml . | nindent 6 }}
+      {{- toYaml $pool.topology | nindent 6 }}
     {{- end }}
     groups:
       {{- range $group := $pool.groups }}
