@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import uvicorn
@@ -67,7 +67,7 @@ class Exchange(asyncio.Protocol):
     """A kept connection to the engine that carries one request after the other."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self._parser = httptools.HttpResponseParser(self)
         self.answer: asyncio.Future[bytes] | None = None
 
@@ -84,6 +84,7 @@ class Exchange(asyncio.Protocol):
         self._body += body
 
     def on_message_complete(self) -> None:
+        assert self.answer is not None
         self.answer.set_result(self._body)
 
 

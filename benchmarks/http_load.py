@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 import time
+from typing import cast
 
 import httptools
 import uvloop
@@ -20,7 +21,7 @@ class Connection(asyncio.Protocol):
     """Sends one request after the other; `done` is the future of the one under way."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.status = 0
         self.begun: asyncio.Future[None] | None = None
         self._fresh()
@@ -105,7 +106,7 @@ async def held(port: int, request: bytes, connections: int) -> list[float]:
             connection.done = loop.create_future()
             connection.begun = loop.create_future()
             connection.transport.write(request)
-        await asyncio.gather(*(connection.begun for connection in batch))
+        await asyncio.gather(*(one.begun for one in batch if one.begun is not None))
     print(json.dumps({"open": connections}), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     return []

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from benchmarks.harness import report
 from benchmarks.kubernetes_site import (
@@ -102,11 +103,16 @@ def delete_each(site: Site, component: str, rounds: int) -> int:
             site.cluster.kubectl("delete", "pod", name, "-n", NAMESPACE, *word)
             deleted += 1
             until(
-                lambda gone=name: gone not in (now := living(site, component)) and len(now) == 2,
+                partial(_replaced, site, component, name),
                 120, f"two copies of {component} are ready",
             )  # fmt: skip
             time.sleep(random.uniform(0, 2))
     return deleted
+
+
+def _replaced(site: Site, component: str, gone: str) -> bool:
+    now = living(site, component)
+    return gone not in now and len(now) == 2
 
 
 def crash_database(site: Site, client: Client) -> float:

@@ -55,7 +55,7 @@ def main(port: int, file: Path) -> None:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        serve.run(Echo.bind())
+        serve.run(Echo.bind())  # type: ignore[attr-defined]
         file.write_text(str(proxy_process().pid))
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -37,7 +37,8 @@ def main() -> None:
     group = placement_group([{"CPU": 1}] * RANKS)
     ray.get(group.ready(), timeout=60)
     strategy = PlacementGroupSchedulingStrategy(placement_group=group)
-    ranks = [Rank.options(scheduling_strategy=strategy).remote() for _ in range(RANKS)]
+    made = Rank.options(scheduling_strategy=strategy)  # type: ignore[attr-defined]
+    ranks = [made.remote() for _ in range(RANKS)]
     address, port = ray.util.get_node_ip_address(), free_port()
     heard = ray.get([rank.train.remote(order, n, address, port) for n, rank in enumerate(ranks)])
     for message in heard[0]:
