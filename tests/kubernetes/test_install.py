@@ -151,7 +151,11 @@ def is_put_back(client: Client, cluster: Cluster, folder: Path) -> None:
     """A backup out of a pod of the api, and back by a copy of one, as the documentation says."""
     tools = f"PATH={postgres_programs()}:$PATH"  # which images have
     inside = ("exec", "-n", NAMESPACE, "-c", "api")
-    (pod,) = pod_names(cluster, "api")
+    pod = next(
+        pod["metadata"]["name"]
+        for pod in pods_of(cluster, "api")
+        if "deletionTimestamp" not in pod["metadata"]  # the newer version's are still ending
+    )
     cluster.kubectl(*inside, pod, "--", "sh", "-c", f"{tools} quarterdeck db backup /tmp/backup")
     cluster.kubectl("cp", "-n", NAMESPACE, "-c", "api", f"{pod}:/tmp/backup", f"{folder}/backup")
     client.submit({"kind": "command", "name": "after", "command": "true"})
