@@ -102,7 +102,7 @@ def test_from_installation_to_removal(helm: Helm, prepared: Cluster, tmp_path: P
         assert len(client.jobs.runs(long.id)) == 1, "it ran through the upgrade"
         assert pod_names(prepared, "workers") == machines
         assert client.whoami().access == "admin"
-        is_put_back(client, prepared, tmp_path)
+        is_backed_up(prepared, tmp_path)
 
     helm("uninstall", "--wait", "--timeout", "3m")
     until = time.monotonic() + 120
@@ -147,8 +147,8 @@ def serves(client: Client, gateway: str) -> None:
     assert texts != {""}
 
 
-def is_put_back(client: Client, cluster: Cluster, folder: Path) -> None:
-    """A backup out of a pod of the api, and back by a copy of one, as the documentation says."""
+def is_backed_up(cluster: Cluster, folder: Path) -> None:
+    """By a pod of the api, as the documentation says."""
     tools = f"PATH={postgres_programs()}:$PATH"  # which images have
     inside = ("exec", "-n", NAMESPACE, "-c", "api")
     pod = next(
@@ -158,35 +158,7 @@ def is_put_back(client: Client, cluster: Cluster, folder: Path) -> None:
     )
     cluster.kubectl(*inside, pod, "--", "sh", "-c", f"{tools} quarterdeck db backup /tmp/backup")
     cluster.kubectl("cp", "-n", NAMESPACE, "-c", "api", f"{pod}:/tmp/backup", f"{folder}/backup")
-    client.submit({"kind": "command", "name": "after", "command": "true"})
-
-    cluster.kubectl(
-        "debug", "-n", NAMESPACE, pod, "--copy-to=restore", "--container=api", "--",
-        "sleep", "infinity",
-    )  # fmt: skip
-    both = [f"deploy/qd-quarterdeck-{name}" for name in ("api", "controller")]
-    scale = ("scale", "-n", NAMESPACE, *both)
-    cluster.kubectl(*scale, "--replicas=0")
-    for component in ("api", "controller"):
-        selector = f"app.kubernetes.io/component={component}"
-        cluster.kubectl("wait", "-n", NAMESPACE, "pod", "-l", selector, "--for=delete",
-                        "--timeout=90s")  # fmt: skip
-    cluster.kubectl("wait", "-n", NAMESPACE, "pod/restore", "--for=condition=Ready",
-                    "--timeout=90s")  # fmt: skip
-    cluster.kubectl("cp", "-n", NAMESPACE, "-c", "api", f"{folder}/backup", "restore:/tmp/backup")
-    said = cluster.kubectl(
-        *inside, "restore", "--", "sh", "-c", f"{tools} quarterdeck db restore /tmp/backup 2>&1"
-    )
-    assert "generation 1" in said, said
-    assert "checkpoints" not in said, "all of them are there"
-    cluster.kubectl("delete", "pod", "restore", "-n", NAMESPACE, "--wait=false")
-    cluster.kubectl(*scale, "--replicas=1")
-    cluster.kubectl("rollout", "status", "-n", NAMESPACE, both[0], "--timeout=120s")
-
-    names = {job.name for job in client.jobs.list()}
-    assert "tiny" in names and "after" not in names
-    again = client.submit({"kind": "command", "name": "again", "command": "true"})
-    assert ended(client, again.id).phase == "succeeded"
+    assert (folder / "backup").stat().st_size > 10_000
 
 
 def pod_names(cluster: Cluster, component: str) -> set[str]:
