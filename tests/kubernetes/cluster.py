@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tests.kubernetes.chart import ROOT, Object
 
@@ -197,6 +197,22 @@ class Cluster:
         )  # fmt: skip
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
+
+    def exec(
+        self, where: str, command: str, namespace: str, *, stdin: IO[bytes] | None = None,
+        stdout: IO[bytes] | int = subprocess.PIPE,
+    ) -> str:  # fmt: skip
+        """What a shell's command in a pod says on its standard error and, unless that goes to
+        `stdout`, its output."""
+        done = subprocess.run(
+            [self._kubectl, "--kubeconfig", self.kubeconfig, "exec", "-i", "-n", namespace, where,
+             "--", "sh", "-c", command],
+            stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, timeout=180,
+            check=False,
+        )  # fmt: skip
+        said = (done.stdout or b"").decode() + done.stderr.decode()
+        assert done.returncode == 0, f"{command}: {said}"
+        return said
 
     def get(self, *arguments: str) -> Any:
         """`kubectl get … -o json`."""

@@ -1,18 +1,22 @@
 """The chart on two real nodes under Pod Security `restricted`: installed, tested, used, upgraded to
-a version with another schema while a job runs and clients ask, rolled back, and removed."""
+a version with another schema while a job runs and clients ask, rolled back, restored from a copy,
+and removed."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import httpx
 import pytest
 
 from quarterdeck.client import Client
+from quarterdeck.client.errors import NotFound
 from quarterdeck.store.migrate import head_revision
 from tests.kubernetes.asking import Completions, Readiness
 from tests.kubernetes.chart import NAMESPACE, RELEASE, Chart
@@ -87,6 +91,7 @@ def test_from_installation_to_removal(helm: Helm, prepared: Cluster, tmp_path: P
         assert "FAIL" not in found and "invariants" not in found, found
         assert "leases" in found, "the invariants were looked at"
 
+        copies = copied(prepared, tmp_path)
         long = client.submit({"kind": "command", "name": "long", "command": "sleep 30"})
         machines = pod_names(prepared, "workers")
         with (
@@ -102,7 +107,14 @@ def test_from_installation_to_removal(helm: Helm, prepared: Cluster, tmp_path: P
         assert len(client.jobs.runs(long.id)) == 1, "it ran through the upgrade"
         assert pod_names(prepared, "workers") == machines
         assert client.whoami().access == "admin"
-        is_backed_up(prepared, tmp_path)
+        through = client.submit({"kind": "command", "name": "through", "command": "sleep 90"})
+        reaches(client, through.id, "running")
+        restored(helm, prepared, copies, gateway)
+        assert client.whoami().access == "admin"
+        with pytest.raises(NotFound):  # it is of after the copy, and had ended
+            client.jobs.get(long.id)
+        assert ended(client, through.id).phase == "succeeded"
+        assert len(client.jobs.runs(through.id)) == 1, "it ran through the restore"
 
     helm("uninstall", "--wait", "--timeout", "3m")
     until = time.monotonic() + 120
@@ -147,18 +159,62 @@ def serves(client: Client, gateway: str) -> None:
     assert texts != {""}
 
 
-def is_backed_up(cluster: Cluster, folder: Path) -> None:
+class Copies(NamedTuple):
+    """Of database and artifacts, in files of this machine."""
+
+    database: Path
+    artifacts: Path
+
+
+TOOLS = f"PATH={postgres_programs()}:$PATH"
+"""PostgreSQL's client programs, which images have."""
+STORE = "/var/lib/quarterdeck-artifacts"
+
+
+def copied(cluster: Cluster, folder: Path) -> Copies:
     """By a pod of the api, as the documentation says."""
-    tools = f"PATH={postgres_programs()}:$PATH"  # which images have
-    inside = ("exec", "-n", NAMESPACE, "-c", "api")
-    pod = next(
-        pod["metadata"]["name"]
-        for pod in pods_of(cluster, "api")
-        if "deletionTimestamp" not in pod["metadata"]  # the newer version's are still ending
-    )
-    cluster.kubectl(*inside, pod, "--", "sh", "-c", f"{tools} quarterdeck db backup /tmp/backup")
-    cluster.kubectl("cp", "-n", NAMESPACE, "-c", "api", f"{pod}:/tmp/backup", f"{folder}/backup")
-    assert (folder / "backup").stat().st_size > 10_000
+    copies = Copies(folder / "backup", folder / "artifacts.tar.gz")
+    inside(cluster, "api", "quarterdeck db backup /tmp/backup")
+    with copies.database.open("wb") as file:
+        inside(cluster, "api", "cat /tmp/backup", stdout=file)
+    with copies.artifacts.open("wb") as file:
+        inside(cluster, "api", f"tar -C {STORE} -cz .", stdout=file)
+    return copies
+
+
+def restored(helm: Helm, cluster: Cluster, copies: Copies, gateway: str) -> None:
+    """Lose the artifacts and bring both back, while clients ask a service and a job runs."""
+    with Completions(lambda: [gateway], ADMIN_KEY, "writer") as asked:
+        helm.apply("v1", "--set", "workers.replicas=2", "--set", "maintenance.enabled=true")
+        inside(cluster, "maintenance", f"rm -r {STORE}/*")
+        with copies.artifacts.open("rb") as file:
+            inside(cluster, "maintenance", f"tar -C {STORE} -xz", stdin=file)
+        with copies.database.open("rb") as file:
+            inside(cluster, "maintenance", "cat > /tmp/backup", stdin=file)
+        said = inside(cluster, "maintenance", "quarterdeck db restore /tmp/backup")
+        assert "generation 2" in said, said
+        assert "forgotten" not in said, "the checkpoints are back"
+        helm.apply("v1", "--set", "workers.replicas=2")
+    assert asked.failures == []
+    assert asked.answers > 25
+
+
+def inside(
+    cluster: Cluster, component: str, command: str, *, stdin: IO[bytes] | None = None,
+    stdout: IO[bytes] | int = subprocess.PIPE,
+) -> str:  # fmt: skip
+    """What a command in a component's pod says, on both streams."""
+    return cluster.exec(
+        f"deploy/qd-quarterdeck-{component}", f"{TOOLS}; {command}", NAMESPACE,
+        stdin=stdin, stdout=stdout,
+    )  # fmt: skip
+
+
+def reaches(client: Client, job: str, phase: str) -> None:
+    until = time.monotonic() + 60
+    while client.jobs.get(job).phase != phase:
+        assert time.monotonic() < until, client.jobs.get(job)
+        time.sleep(0.5)
 
 
 def pod_names(cluster: Cluster, component: str) -> set[str]:

@@ -49,13 +49,17 @@ def test_network_policies(everything: list[Object], trial: list[Object]) -> None
         "api": ({"*:8080"}, stores),
         "controller": ({"*:8082"}, {*stores, "*:6443"}),
         "gateway": ({"*:8081"}, {"api:8080", "workers:*", "pools:*", "*:4318"}),
+        "maintenance": (set(), stores),
         "migration": (set(), {"*:5432"}),
         "tests": (set(), {"api:8080", "gateway:8081"}),
         "workers-static": machines,
         "pools-gpu": tuple({one.replace("workers", "pools") for one in side} for side in machines),
     }
     table = network(trial)
-    assert table["postgresql"] == ({f"{c}:5432" for c in ("api", "controller", "migration")}, set())
+    assert table["postgresql"] == (
+        {f"{c}:5432" for c in ("api", "controller", "migration", "maintenance")},
+        set(),
+    )
     assert table["api"] == ({"*:8080"}, {"postgresql:5432"})
     assert table["workers-static"][1] == {"workers:*", "api:8080"}
     deny = named(everything, "NetworkPolicy", "qd-quarterdeck-default-deny")["spec"]
