@@ -67,6 +67,12 @@ def everything(chart: Chart) -> list[Object]:
 
 
 @pytest.fixture(scope="session")
+def resting(chart: Chart) -> list[Object]:
+    """Every option, in maintenance."""
+    return chart.objects({**EVERYTHING, "maintenance.enabled": True})
+
+
+@pytest.fixture(scope="session")
 def trial(chart: Chart) -> list[Object]:
     """The included database and a volume for artifacts."""
     done = chart.template(TRIAL)

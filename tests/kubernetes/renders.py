@@ -13,7 +13,6 @@ EVERYTHING = {
     "gateway.autoscaling.enabled": True,
     "ingress.enabled": True,
     "rbac.nodes": True,
-    "maintenance.enabled": True,
     "artifacts.existingSecret": "artifacts",
     "tracing.endpoint": "http://collector:4318",
     "tracing.existingSecret": "tracing",

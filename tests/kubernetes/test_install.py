@@ -178,7 +178,7 @@ def copied(cluster: Cluster, folder: Path) -> Copies:
     with copies.database.open("wb") as file:
         inside(cluster, "api", "cat /tmp/backup", stdout=file)
     with copies.artifacts.open("wb") as file:
-        inside(cluster, "api", f"tar -C {STORE} -cz .", stdout=file)
+        inside(cluster, "api", f"cd {STORE} && tar -cz *", stdout=file)
     return copies
 
 
@@ -186,13 +186,19 @@ def restored(helm: Helm, cluster: Cluster, copies: Copies, gateway: str) -> None
     """Lose the artifacts and bring both back, while clients ask a service and a job runs."""
     with Completions(lambda: [gateway], ADMIN_KEY, "writer") as asked:
         helm.apply("v1", "--set", "workers.replicas=2", "--set", "maintenance.enabled=true")
+        assert not {
+            pod["metadata"]["name"]
+            for name in ("api", "controller")
+            for pod in pods_of(cluster, name)
+            if "deletionTimestamp" not in pod["metadata"]
+        }
         inside(cluster, "maintenance", f"rm -r {STORE}/*")
         with copies.artifacts.open("rb") as file:
             inside(cluster, "maintenance", f"tar -C {STORE} -xz", stdin=file)
         with copies.database.open("rb") as file:
             inside(cluster, "maintenance", "cat > /tmp/backup", stdin=file)
-        said = inside(cluster, "maintenance", "quarterdeck db restore /tmp/backup")
-        assert "generation 2" in said, said
+        said = inside(cluster, "maintenance", "quarterdeck db restore --timeout 60 /tmp/backup")
+        assert "generation 1" in said, said
         assert "forgotten" not in said, "the checkpoints are back"
         helm.apply("v1", "--set", "workers.replicas=2")
     assert asked.failures == []

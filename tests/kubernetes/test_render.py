@@ -136,7 +136,7 @@ def test_who_opens_the_database_waits_for_its_schema(everything: list[Object]) -
 def test_old_copies_serve_until_new_ones_do(everything: list[Object]) -> None:
     for one in of_kind(everything, "Deployment"):
         strategy = one["spec"]["strategy"]
-        if component_of(one["metadata"]["labels"]) in ("workers", "maintenance"):
+        if component_of(one["metadata"]["labels"]) == "workers":
             assert strategy == {"type": "Recreate"}
         else:
             assert strategy["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
@@ -160,9 +160,8 @@ def test_autoscalers_and_copies(everything: list[Object], chart: Chart) -> None:
         for one in of_kind(everything, "HorizontalPodAutoscaler")
     }  # fmt: skip
     assert table == {"qd-quarterdeck-api": (2, 6, 70), "qd-quarterdeck-gateway": (2, 10, 70)}
-    scaled = chart.objects({f"{name}.autoscaling.enabled": True for name in ("api", "gateway")})
     for name in table:
-        assert "replicas" not in named(scaled, "Deployment", name)["spec"]
+        assert "replicas" not in named(everything, "Deployment", name)["spec"]
     fixed = chart.objects({"api.replicas": 4})
     assert not of_kind(fixed, "HorizontalPodAutoscaler")
     assert named(fixed, "Deployment", "qd-quarterdeck-api")["spec"]["replicas"] == 4
@@ -281,41 +280,3 @@ def test_changed_pools_restart_the_controller(chart: Chart) -> None:
 
 
 # --- monitoring ----------------------------------------------------------------------------------
-
-
-# --- maintenance ---------------------------------------------------------------------------------
-
-
-def test_in_maintenance_one_pod_without_keys_has_the_stores_to_itself(chart: Chart) -> None:
-    given = {"workers.enabled": True, "api.extraEnv": [{"name": "A", "value": "b"}]}
-    usual = chart.objects(given)
-    resting = chart.objects({**given, "maintenance.enabled": True})
-    replicas = {
-        component_of(one["metadata"]["labels"]): one["spec"]["replicas"]
-        for one in of_kind(resting, "Deployment")
-    }
-    assert replicas == {
-        "api": 0, "controller": 0, "maintenance": 1, "gateway": 2, "workers": 1
-    }, "machines and gateways go on"  # fmt: skip
-    (new,) = [one["metadata"]["name"] for one in of_kind(resting, "Deployment")
-              if one not in of_kind(usual, "Deployment") and one["spec"]["replicas"]]  # fmt: skip
-    assert new == "qd-quarterdeck-maintenance"
-    api, pod = (
-        named(resting, "Deployment", f"qd-quarterdeck-{name}")["spec"]["template"]["spec"]
-        for name in ("api", "maintenance")
-    )
-    variables = {one["name"] for one in api["containers"][0]["env"]}
-    keys = {one for one in variables if one.endswith("_KEY_FILE")} | {"QUARTERDECK_URL"}
-    assert {one["name"] for one in pod["containers"][0]["env"]} == variables - keys
-    volumes = [one for one in api["volumes"] if one["name"] != "keys"]
-    assert pod["volumes"] == volumes
-    assert pod["serviceAccountName"] == api["serviceAccountName"]
-    assert "initContainers" not in pod, "it must not wait for a schema that it is to bring"
-    assert job(usual)["metadata"]["name"] == job(resting)["metadata"]["name"]
-
-
-def test_maintenance_holds_against_the_autoscaler(chart: Chart) -> None:
-    """Which leaves a Deployment of no replicas alone."""
-    given = {"api.autoscaling.enabled": True, "maintenance.enabled": True}
-    api = named(chart.objects(given), "Deployment", "qd-quarterdeck-api")
-    assert api["spec"]["replicas"] == 0

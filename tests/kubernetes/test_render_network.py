@@ -49,7 +49,6 @@ def test_network_policies(everything: list[Object], trial: list[Object]) -> None
         "api": ({"*:8080"}, stores),
         "controller": ({"*:8082"}, {*stores, "*:6443"}),
         "gateway": ({"*:8081"}, {"api:8080", "workers:*", "pools:*", "*:4318"}),
-        "maintenance": (set(), stores),
         "migration": (set(), {"*:5432"}),
         "tests": (set(), {"api:8080", "gateway:8081"}),
         "workers-static": machines,

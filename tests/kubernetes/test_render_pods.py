@@ -17,9 +17,11 @@ def every_pod(*renders: list[Object]) -> list[Pod]:
     return [pod for objects in renders for pod in pods(objects)]
 
 
-def test_every_pod_is_confined(everything: list[Object], trial: list[Object]) -> None:
+def test_every_pod_is_confined(
+    everything: list[Object], trial: list[Object], resting: list[Object]
+) -> None:
     seen = set()
-    for pod in every_pod(everything, trial):
+    for pod in every_pod(everything, trial, resting):
         seen.add(pod.component)
         security, spec = pod.spec["securityContext"], pod.spec
         user = 999 if pod.component == "postgresql" else 10001
@@ -63,7 +65,6 @@ def test_only_the_controller_talks_to_kubernetes_and_only_with_pools(
     }  # fmt: skip
     assert not any(one["automountServiceAccountToken"] for one in accounts)
     used = {pod.component: pod.spec["serviceAccountName"] for pod in pods(everything)}
-    assert used.pop("maintenance") == used["api"], "by which clouds open the artifact store"
     assert len(set(used.values())) == len(used), "components share a service account"
     assert set(used.values()) == {one["metadata"]["name"] for one in accounts}
 
@@ -99,7 +100,6 @@ def test_pods_see_the_entries_of_secrets_that_they_need(
         "api": OPENS | ALL_KEYS,
         "controller": OPENS,
         "gateway": {"keys/agent-key", "tracing/otlp-headers"},
-        "maintenance": OPENS,
         "migration": OPENS,
         "workers": {"keys/agent-key"},
         "pools": {"keys/agent-key", "keys/ray-token"},
@@ -132,7 +132,7 @@ def test_secrets_are_readable_by_owner_and_group_alone(
 def test_probes_are_on(everything: list[Object], trial: list[Object]) -> None:
     three = {"startupProbe", "readinessProbe", "livenessProbe"}
     for pod in every_pod(everything, trial):
-        if pod.component in ("migration", "maintenance", "tests"):
+        if pod.component in ("migration", "tests"):
             continue
         probes = {name for name in pod.spec["containers"][0] if name.endswith("Probe")}
         # An agent must outlive an api that is away; KubeRay would fill an empty place with its own.

@@ -47,8 +47,13 @@ def test_every_object_of_an_example_is_accepted(
     assert server.dry_run([*objects, *rayclusters(objects), *bare_pods(objects)]) == ""
 
 
-def test_every_option_is_accepted(chart: Chart, server: Server) -> None:
-    values = {**EVERYTHING, "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]}}
+@pytest.mark.parametrize("maintenance", [False, True])
+def test_every_option_is_accepted(chart: Chart, server: Server, maintenance: bool) -> None:
+    values = {
+        **EVERYTHING,
+        "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]},
+        "maintenance.enabled": maintenance,
+    }
     objects = chart.objects(values)
     assert server.dry_run([*objects, *rayclusters(objects), *bare_pods(objects)]) == ""
 

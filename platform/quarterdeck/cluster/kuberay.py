@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from quarterdeck.cluster.kubernetes_client import Kubernetes
@@ -35,11 +36,9 @@ class KubeRay:
         self._core = f"/api/v1/{space}"
 
     def look(self) -> PoolSeen | None:
-        """The pool as it is; None: there is no such RayCluster, or it is being deleted."""
+        """The pool as it is; None: there is no such RayCluster."""
         cluster = self._read()
-        if cluster is None or "deletionTimestamp" in cluster["metadata"]:
-            return None
-        return self._seen(cluster)
+        return None if cluster is None else self._seen(cluster)
 
     def create(self) -> None:
         """Make the RayCluster from the template, each group at its least."""
@@ -139,6 +138,7 @@ class KubeRay:
         nodes, troubles = self._nodes({pod.node for pod in pods if pod.node})
         troubles += see_failures(cluster, self._warnings(cluster, pods))
         annotations = cluster["metadata"].get("annotations") or {}
+        deleted = cluster["metadata"].get("deletionTimestamp")
         if annotations.get(TEMPLATE_DIGEST) != digest(self._pool):
             message = (
                 f"{self._name} was made from another template: delete it when nothing runs there, "
@@ -152,6 +152,7 @@ class KubeRay:
             pods=pods,
             nodes=nodes,
             troubles=together(troubles),
+            ending=datetime.fromisoformat(deleted) if deleted else None,
         )
 
     def _nodes(self, names: set[str]) -> tuple[dict[str, NodeSeen], list[Trouble]]:

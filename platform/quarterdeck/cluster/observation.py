@@ -87,8 +87,8 @@ def _container(status: Object) -> tuple[str, str] | None:
                 f"container {one['name']} ended {one.get('restartCount', 0)} times, last with exit "
                 f"code {ended.get('exitCode')} ({why})"
             )
-            if ended.get("message"):
-                message += f": {str(ended['message']).strip().splitlines()[-1]}"
+            if last := str(ended.get("message") or "").strip():
+                message += f": {last.splitlines()[-1]}"
         return str(reason), f"{message}" if message else f"container {one['name']}"
     return None
 

@@ -84,6 +84,8 @@ class PoolSeen:
     nodes: Mapping[str, NodeSeen] = field(default_factory=dict)
     troubles: tuple[Trouble, ...] = ()
     """Of the pool as a whole: pods that cannot be created, settings that do not hold."""
+    ending: datetime | None = None
+    """Since when it is being deleted: nothing is ordered of it any more."""
 
     @property
     def head(self) -> PodSeen | None:

@@ -59,6 +59,8 @@ log = logging.getLogger(__name__)
 
 REST_S = 2.0
 """A pool is left alone for so long after a look, whoever looked."""
+ENDING_S = 60.0
+"""So long a pool may take to be deleted before it is told of."""
 Facts = Mapping[str, Mapping[str, Any]]
 
 
@@ -88,7 +90,7 @@ class Capacity:
             with self._database.write() as session:
                 declare_pools(session, [_declared(pool) for pool, _ in self._pools])
             self._declared = True
-        changed = 0
+        changed, broken = 0, list[Exception]()
         for pool, provider in self._pools:
             lease_id = new_id("lease")
             with self._database.write() as session:
@@ -100,9 +102,14 @@ class Capacity:
                 changed += own.tick(lease_id)
             except StaleRow as stale:
                 log.info("capacity dropped a stale result: %s", stale)
+            except Exception as error:  # one pool's defect must not keep others from machines
+                log.error("pool %s: %r", pool.name, error)
+                broken.append(error)
             finally:
                 with self._database.write() as session:
                     release_pool(session, pool.name, lease_id, rest=self._rest)
+        if broken:
+            raise broken[0]
         return changed
 
     def _look_if_asked(self, pool: Pool, provider: PoolProvider, lease_id: str) -> int:
@@ -144,17 +151,37 @@ class Capacity:
             held = frozenset(held_by_node(session))
         if row is None:
             raise StaleRow(f"pool {pool.name} is not declared any more")
-        made = _decide(pool, seen, found, row, match(seen, nodes), held)
+        matched = match(seen, nodes)
+        if seen.ending is not None:
+            return self._awaited(pool, provider, seen, matched, row, found.now, lease_id)
+        made = _decide(pool, seen, found, row, matched, held)
         with self._database.write() as session:
             busy = store_decision(session, pool.name, lease_id, made.decision)
         wanted, remove = _kept(made, busy)
         changed = int(provider.resize(seen, wanted, remove))
-        for pod in deaths(seen, made.matched):
-            log.warning("pool %s: pod %s is buried: its machine is dead", pool.name, pod.name)
-            provider.bury(pod)
-            changed += 1
+        changed += _bury(pool, provider, seen, made.matched)
         notes = [one for one in seen.troubles if one.reason not in NOT_CREATED]
         return changed, (notes[0].reason, notes[0].message) if notes else None
+
+    def _awaited(
+        self, pool: Pool, provider: PoolProvider, seen: PoolSeen, matched: Sequence[Matched],
+        row: PoolRow, now: datetime, lease_id: str,
+    ) -> tuple[int, tuple[str, str] | None]:  # fmt: skip
+        """A pool that is being deleted waits for its pods, and those of dead machines for us."""
+        assert seen.ending is not None
+        since = {pod: datetime.fromisoformat(at) for pod, at in row.idle_since.items()}
+        close, _, dead = news_of_nodes(seen, matched, (), ())
+        with self._database.write() as session:
+            decision = Decision(row.sizes, since, resized=(), joined={}, close=close, dead=dead)
+            store_decision(session, pool.name, lease_id, decision)
+        changed = _bury(pool, provider, seen, matched)
+        if (now - seen.ending).total_seconds() < ENDING_S:
+            return changed, None
+        message = (
+            f"RayCluster {pool.namespace}/{pool.object_name} is being deleted and waits for its "
+            "pods: see them with kubectl; nothing comes before they are gone"
+        )
+        return changed, ("Terminating", message)
 
     def _asked(self, pool: Pool) -> bool:
         """Whether machines would come for somebody, were the cluster there."""
@@ -165,6 +192,16 @@ class Capacity:
             raise StaleRow(f"cluster {pool.name} is forgotten")
         needs = _needs(found, row, {})
         return any(needs.demands.get((pool.name, one.name), Demand()).new for one in pool.groups)
+
+
+def _bury(
+    pool: Pool, provider: PoolProvider, seen: PoolSeen, matched: Sequence[Matched]
+) -> int:  # fmt: skip
+    found = deaths(seen, matched)
+    for pod in found:
+        log.warning("pool %s: pod %s is buried: its machine is dead", pool.name, pod.name)
+        provider.bury(pod)
+    return len(found)
 
 
 def _declared(pool: Pool) -> Declared:

@@ -98,13 +98,15 @@ class OwnClusters:
                 made = for_image(self._pool, row.owner_id, row.owner_epoch, row.image)
                 return self._look(made, self._provider.beside(made), lease_id)
             made = own_pool(self._pool, row.owner_id, row.owner_epoch)
-            gone = self._provider.beside(made).delete()
+            provider = self._provider.beside(made)
+            gone = provider.delete()
         except ProviderError as error:
             log.warning("cluster %s: %s: %s", row.name, error.reason, error)
             with self._database.write() as session:
                 note_trouble(session, row.name, lease_id, error.reason, str(error))
             return 0
-        if gone:
-            with self._database.write() as session:
-                forget(session, row.name)
+        if not gone:
+            return 1 + self._look(made, provider, lease_id)  # for pods that wait to be buried
+        with self._database.write() as session:
+            forget(session, row.name)
         return 1

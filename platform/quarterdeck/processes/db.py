@@ -110,20 +110,17 @@ def backup_database(settings: Settings, target: Path | None) -> str:
 
 
 def restore_database(
-    settings: Settings, source: Path, tell: Callable[[str], None], *, forget_all: bool = False
-) -> str:
+    settings: Settings, source: Path, tell: Callable[[str], None], *, forget_all: bool = False,
+    seconds: float = 0.0,
+) -> str:  # fmt: skip
     """Put a backup in the place of the database, and raise the generation. Checkpoints whose files
     are gone are forgotten, in an empty store only with `forget_all`.
 
-    Raises ProcessFailed while processes use the database, for a newer schema, and for what is no
-    backup: then nothing has changed; and where the store is empty: then all was restored, but
-    trainings would resume from checkpoints that are not there.
+    Raises ProcessFailed while processes use the database, after `seconds`, for a newer schema, and
+    for what is no backup: then nothing has changed; and where the store is empty: then all was
+    restored, but trainings would resume from checkpoints that are not there.
     """
-    if users := _users(settings):
-        raise ProcessFailed(
-            "the database is in use by " + ", ".join(users) + ": stop them first (quarterdeck "
-            "down; agents and what runs on machines may go on)"
-        )
+    _wait_for_users(settings, seconds, tell)
     try:
         generation, kept = backups.restore(settings.database_url, source)
     except (backups.BackupError, migrate.NewerSchema) as error:
@@ -174,6 +171,21 @@ def _is_missing(store: ArtifactStore, manifest: object) -> bool:
     except Corrupt:
         return True
     return False
+
+
+def _wait_for_users(settings: Settings, seconds: float, tell: Callable[[str], None]) -> None:
+    deadline, said = time.monotonic() + seconds, ""
+    while users := _users(settings):
+        why = "the database is in use by " + ", ".join(users)
+        if time.monotonic() >= deadline:
+            raise ProcessFailed(
+                f"{why}: stop them first (quarterdeck down; agents and what runs on machines may "
+                "go on)"
+            )
+        if why != said:
+            tell(f"waiting: {why}")
+            said = why
+        time.sleep(LOOK_SECONDS)
 
 
 def _users(settings: Settings) -> list[str]:

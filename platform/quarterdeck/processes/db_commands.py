@@ -77,6 +77,9 @@ def restore(
         bool,
         typer.Option("--forget-checkpoints", help="Forget checkpoints even in an empty store."),
     ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0, help="Seconds to wait for processes that end.")
+    ] = 0.0,
 ) -> None:
     """Put a backup in the place of the database; api and controller must not run.
 
@@ -88,4 +91,8 @@ def restore(
     from quarterdeck.processes.db import restore_database
 
     with failures():
-        print(restore_database(own_settings(), source, tell, forget_all=forget_checkpoints))
+        print(
+            restore_database(
+                own_settings(), source, tell, forget_all=forget_checkpoints, seconds=timeout
+            )
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -36,6 +37,7 @@ class Machines:
     slow: bool = False
     """Pods that were named to go are still there."""
     removing: set[str] = field(default_factory=set)
+    ending: datetime | None = None
 
     def look(self) -> PoolSeen | None:
         self.looks += 1
@@ -46,6 +48,7 @@ class Machines:
         seen = PoolSeen(
             version="1", replicas={"h100": self.ordered}, pods=tuple(self.pods.values()),
             nodes=dict(self.nodes), troubles=self.troubles, removing=frozenset(self.removing),
+            ending=self.ending,
         )  # fmt: skip
         self.meanwhile()
         return seen

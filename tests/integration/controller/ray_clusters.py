@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-from quarterdeck.cluster.provider import PodSeen, PoolSeen, ProviderError, Trouble
+from quarterdeck.cluster.provider import NodeSeen, PodSeen, PoolSeen, ProviderError, Trouble
 from quarterdeck.specs.pools import Pool
 
 
@@ -18,6 +19,8 @@ class Kubernetes:
     deleting: set[str] = field(default_factory=set)
     trouble: Trouble | None = None
     refuse_to_delete: bool = False
+    stuck: set[str] = field(default_factory=set)
+    """Whose pods are on a node that is dead: they stay until somebody buries them."""
 
 
 @dataclass
@@ -36,15 +39,19 @@ class Provider:
 
     def look(self) -> PoolSeen | None:
         there = self.kubernetes
-        if self.name not in there.sizes or self.name in there.deleting:
+        if self.name not in there.sizes:
             return None
         size = there.sizes[self.name]
         trouble = there.trouble if self.name != "gpu" else None
         pods = [
-            PodSeen(f"{self.name}-{i}", f"uid-{self.name}-{i}", "g", trouble=trouble)
+            PodSeen(f"{self.name}-{i}", f"uid-{self.name}-{i}", "g", node="k", trouble=trouble)
             for i in range(size)
         ]
-        return PoolSeen(version="1", replicas={"g": size}, pods=tuple(pods))
+        return PoolSeen(
+            version="1", replicas={"g": size}, pods=tuple(pods),
+            nodes={"k": NodeSeen("k", dead="gone" if self.name in there.stuck else "")},
+            ending=datetime.now(UTC) if self.name in there.deleting else None,
+        )  # fmt: skip
 
     def create(self) -> None:
         if self.name in self.kubernetes.sizes:
@@ -62,6 +69,8 @@ class Provider:
         if self.kubernetes.refuse_to_delete:
             raise ProviderError("Forbidden", "rayclusters: cannot delete")
         if self.name in self.kubernetes.deleting:
+            if self.name in self.kubernetes.stuck:
+                return False
             self.kubernetes.deleting.remove(self.name)
             del self.kubernetes.sizes[self.name]
             return False
@@ -71,4 +80,4 @@ class Provider:
         return True
 
     def bury(self, pod: PodSeen) -> None:
-        raise AssertionError(f"nothing of {pod.name} is dead")
+        self.kubernetes.stuck.remove(self.name)

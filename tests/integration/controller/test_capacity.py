@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -171,6 +172,43 @@ def test_a_node_that_goes_is_closed_and_opened_again(deck: Deck) -> None:
     deck.machines.nodes.clear()
     deck.capacity.tick()
     assert not deck.node(name).cordoned
+
+
+def test_a_pool_that_is_being_deleted_waits_for_its_pods_and_says_so(deck: Deck) -> None:
+    grown(deck, 4)
+    (name,) = deck.machines.pods
+    deck.machines.ending = datetime.now(UTC)
+    job = deck.submit("more", 4)
+    deck.tick()
+    assert deck.machines.ordered == 1, "nothing is ordered of it"
+    assert deck.row().reason == "", "it has begun just now"
+    deck.machines.ending -= timedelta(seconds=61)
+    deck.machines.nodes[f"k-{name}"] = NodeSeen(f"k-{name}", dead="node was deleted")
+    deck.tick()
+    assert deck.row().reason == "Terminating"
+    assert deck.machines.buried == [name]
+    assert deck.node(name).confirmed_dead["by"] == "kubernetes"
+    deck.platform.controller.tick()
+    assert "Terminating: RayCluster" in " ".join(deck.job(job).facts)
+    deck.machines.ending = deck.machines.ordered = None
+    deck.tick()
+    deck.tick()
+    assert deck.machines.ordered == 2, "it was made anew, for both"
+
+
+def test_a_pool_that_breaks_holds_up_no_other(deck: Deck) -> None:
+    deck.submit("one", 4)
+    broken = Machines()
+    other = POOL.model_copy(update={"name": "0", "object_name": "0"})
+    capacity = Capacity(
+        deck.database, [(other, broken), (POOL, deck.machines)], rest=0.0
+    )  # fmt: skip
+    broken.ordered = 0
+    broken.meanwhile = lambda: 1 / 0  # type: ignore[assignment, return-value]
+    deck.platform.controller.tick()
+    with pytest.raises(ZeroDivisionError):
+        capacity.tick()
+    assert deck.machines.ordered == 1
 
 
 def test_one_controller_at_a_time(deck: Deck) -> None:

@@ -334,6 +334,14 @@ def test_a_pool_whose_agents_would_join_the_pool_itself_says_so(deck: Deck) -> N
     assert deck.own == []
 
 
+def test_pods_on_a_dead_node_hold_up_no_end(deck: Deck) -> None:
+    _, agent, run = deck.started("train")
+    deck.kubernetes.stuck.add(run.cluster)
+    deck.ended(agent, run)
+    deck.tick(4)
+    assert (deck.own, deck.kubernetes.stuck) == ([], set())
+
+
 def test_who_may_not_delete_says_so_and_tries_again(deck: Deck) -> None:
     _, agent, run = deck.started("train")
     deck.kubernetes.refuse_to_delete = True

@@ -157,9 +157,19 @@ def test_a_database_in_use_is_not_replaced(settings: Settings, tmp_path: Path) -
         assert user.stdout is not None and user.stdout.readline() == "open\n"
         with pytest.raises(ProcessFailed, match=r"in use by .*pid"):
             restore_database(settings, file, silent)
+        said: list[str] = []
+
+        def tell(text: str) -> None:
+            said.append(text)
+            if text.startswith("waiting"):
+                user.communicate("")
+
+        done = restore_database(settings, file, tell, seconds=60)
     finally:
-        user.communicate("")
-    assert restore_database(settings, file, silent).endswith("generation 1")
+        user.kill()
+        user.wait()
+    assert done.endswith("generation 1")
+    assert [text.partition(":")[0] for text in said if "in use by" in text] == ["waiting"]
 
 
 def test_a_damaged_database_is_replaced_and_kept(tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ def test_a_crash_loop_tells_how_it_ended() -> None:
     trouble = see_pod(pod(**status)).trouble
     assert trouble is not None and trouble.reason == "CrashLoopBackOff"
     assert trouble.message == "container agent ended 4 times, last with exit code 137 (OOMKilled)"
+    ended["terminated"]["message"] = " \n"
+    trouble = see_pod(pod(**waiting("CrashLoopBackOff", "", lastState=ended))).trouble
+    assert trouble is not None and trouble.message.endswith("exit code 137 (OOMKilled)")
 
 
 def test_a_pod_that_failed() -> None:

@@ -11,9 +11,9 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{/* (dict "root" . "component" NAME "podLabels" MAP "annotations" MAP): of a pod template. */}}
+{{/* (dict "root" . "component" NAME "values" VALUES "podLabels" MAP "annotations" MAP): of a pod template. */}}
 {{- define "quarterdeck.podMetadata" -}}
-{{- $values := index .root.Values .component -}}
+{{- $values := .values -}}
 labels:
   {{- include "quarterdeck.selector" . | nindent 2 }}
   {{- with .podLabels }}
