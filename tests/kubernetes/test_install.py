@@ -9,6 +9,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -107,14 +108,16 @@ def test_from_installation_to_removal(helm: Helm, prepared: Cluster, tmp_path: P
         assert len(client.jobs.runs(long.id)) == 1, "it ran through the upgrade"
         assert pod_names(prepared, "workers") == machines
         assert client.whoami().access == "admin"
-        through = client.submit({"kind": "command", "name": "through", "command": "sleep 90"})
+        through = client.submit({"kind": "command", "name": "through", "command": "sleep 600"})
         reaches(client, through.id, "running")
         restored(helm, prepared, copies, gateway)
         assert client.whoami().access == "admin"
         with pytest.raises(NotFound):  # it is of after the copy, and had ended
             client.jobs.get(long.id)
-        assert ended(client, through.id).phase == "succeeded"
+        reaches(client, through.id, "running")  # the copy does not know it: its machine told
         assert len(client.jobs.runs(through.id)) == 1, "it ran through the restore"
+        client.jobs.cancel(through.id)
+        assert ended(client, through.id).phase == "cancelled"
 
     helm("uninstall", "--wait", "--timeout", "3m")
     until = time.monotonic() + 120
@@ -217,10 +220,12 @@ def inside(
 
 
 def reaches(client: Client, job: str, phase: str) -> None:
-    until = time.monotonic() + 60
-    while client.jobs.get(job).phase != phase:
-        assert time.monotonic() < until, client.jobs.get(job)
+    found, until = "no such job", time.monotonic() + 60
+    while found != phase:
+        assert time.monotonic() < until, found
         time.sleep(0.5)
+        with suppress(NotFound):
+            found = client.jobs.get(job).phase
 
 
 def pod_names(cluster: Cluster, component: str) -> set[str]:
