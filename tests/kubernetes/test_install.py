@@ -257,7 +257,7 @@ def runs_in_its_own_image(client: Client, cluster: Cluster) -> None:
     """A cluster of its own comes for the run, with real agents in the image, and goes after it."""
     image = "localhost/quarterdeck/worker:own"
     job = client.submit(
-        {"kind": "command", "name": "own", "command": "hostname && sleep 20",
+        {"kind": "command", "name": "own", "command": "hostname && sleep 5",
          "environment": {"image": image}}
     )  # fmt: skip
     until = time.monotonic() + 300
