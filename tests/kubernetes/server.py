@@ -95,6 +95,13 @@ class Server:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
         self.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=text)
 
+    def instances(self, release: str) -> set[str]:
+        """KIND/NAME of every object that is labelled as a release's."""
+        kinds = self.kubectl("api-resources", "--verbs=list", "-o", "name").stdout.split()
+        label = f"app.kubernetes.io/instance={release}"
+        done = self.kubectl("get", ",".join(kinds), "-A", "-l", label, "-o", "name")
+        return set(done.stdout.split())
+
     def dry_run(self, objects: Sequence[Object]) -> str:
         """What the server says to objects that it checks, defaults, admits, and does not keep:
         refusals and warnings."""

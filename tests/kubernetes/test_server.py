@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,15 +18,18 @@ from tests.kubernetes.chart import (
     RELEASE,
     Chart,
     Object,
+    component_of,
     named,
     of_kind,
     pods,
     rayclusters,
 )
-from tests.kubernetes.renders import EVERYTHING
+from tests.kubernetes.renders import EVERYTHING, TRIAL
 from tests.kubernetes.server import Server
 
-ACCOUNTS = ("api", "controller", "gateway", "migration", "pools", "tests", "workers")
+ACCOUNTS = (
+    "api", "controller", "gateway", "migration", "pools", "postgresql", "tests", "workers",
+)  # fmt: skip
 
 
 def bare_pods(objects: Sequence[Object]) -> list[Object]:
@@ -93,13 +97,31 @@ def test_helm_finds_kuberay_on_the_server(chart: Chart, server: Server) -> None:
     assert "kubectl get secret quarterdeck-keys -n ml" in done.stdout, "the notes name the key"
 
 
+def test_only_what_holds_data_outlives_the_release(chart: Chart, server: Server) -> None:
+    """Claims of StatefulSets are made by a controller, which this server has not."""
+    server.kubectl("create", "namespace", "passing")
+    arguments = ("-n", "passing", "--kubeconfig", str(server.kubeconfig))
+    for values in ({**EVERYTHING, "artifacts.uri": "", "artifacts.existingSecret": ""}, TRIAL):
+        given = [f"{path}={json.dumps(value)}" for path, value in values.items()]
+        given.append("artifacts.persistence.enabled=true")
+        sets = [word for one in given for word in ("--set-json", one)]
+        for verb in (("install", str(CHART), *sets), ("uninstall",)):
+            done = chart.helm(verb[0], "passing", *verb[1:], *arguments)
+            assert done.returncode == 0, done.stderr
+        assert server.instances("passing") == {
+            "persistentvolumeclaim/passing-quarterdeck-artifacts"
+        }
+        server.kubectl("delete", "pvc", "-n", "passing", "--all", "--wait=false")
+
+
 # --- rights --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def accounts(chart: Chart, server: Server) -> dict[str, str]:
+def accounts(chart: Chart, server: Server, trial: list[Object]) -> dict[str, str]:
     """Users by component, with the rights that the chart gives them."""
-    objects = chart.objects(EVERYTHING)
+    own = [one for one in trial if component_of(one["metadata"]["labels"]) == "postgresql"]
+    objects = [*own, *chart.objects(EVERYTHING)]
     server.apply(
         of_kind(
             objects, "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"
