@@ -189,12 +189,6 @@ def restored(helm: Helm, cluster: Cluster, copies: Copies, gateway: str) -> None
     """Lose the artifacts and bring both back, while clients ask a service and a job runs."""
     with Completions(lambda: [gateway], ADMIN_KEY, "writer") as asked:
         helm.apply("v1", "--set", "workers.replicas=2", "--set", "maintenance.enabled=true")
-        assert not {
-            pod["metadata"]["name"]
-            for name in ("api", "controller")
-            for pod in pods_of(cluster, name)
-            if "deletionTimestamp" not in pod["metadata"]
-        }
         inside(cluster, "maintenance", f"rm -r {STORE}/*")
         with copies.artifacts.open("rb") as file:
             inside(cluster, "maintenance", f"tar -C {STORE} -xz", stdin=file)

@@ -322,6 +322,28 @@ def test_a_machine_that_somebody_knows_to_be_dead(pools: Pools) -> None:
     until(lambda: pools.tick() >= 0 and pod not in pools.pods(), "its pod is buried", 10.0)
 
 
+def test_a_cluster_that_is_deleted_is_told_until_it_is_gone(pools: Pools) -> None:
+    pools.submit("one", 8)
+    until(lambda: pools.tick() == 0 and pools.pods(), "it grows")
+    (pod,) = pools.grown(1)
+    named = ("raycluster", pools.pool.object_name, "-n", pools.pool.namespace)
+    held = {"metadata": {"finalizers": ["example.com/held"]}}
+    pools.server.kubectl("patch", *named, "--type=merge", "-p", json.dumps(held))
+    pools.server.kubectl("delete", *named, "--wait=false")
+    seen = pools.provider.look()
+    assert seen is not None and seen.ending is not None
+    pools.tick()
+    assert pools.node(pod).cordon_reason == "KubernetesNode: its RayCluster is being deleted"
+    held["metadata"]["finalizers"] = []
+    pools.server.kubectl("patch", *named, "--type=merge", "-p", json.dumps(held))
+    until(lambda: pools.tick() >= 0 and _lives(pools), "it is made anew", 30.0)
+
+
+def _lives(pools: Pools) -> bool:
+    seen = pools.provider.look()
+    return seen is not None and seen.ending is None
+
+
 def test_a_machine_that_goes_takes_nothing_new(pools: Pools) -> None:
     pools.submit("one", 8)
     until(lambda: pools.tick() == 0 and pools.pods(), "it grows")

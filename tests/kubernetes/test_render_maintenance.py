@@ -40,6 +40,17 @@ def test_what_lets_the_api_reach_both_stores_lets_this_pod(chart: Chart) -> None
         assert part["metadata"]["labels"]["team"] == "a"
 
 
+def test_no_hook_migrates_before_the_restore(chart: Chart) -> None:
+    hooked = {"migration.hook": True}
+    assert of_kind(chart.objects(hooked), "Job")
+    assert not of_kind(chart.objects({**hooked, "maintenance.enabled": True}), "Job")
+
+
+def test_values_of_a_release_that_knew_no_maintenance(chart: Chart) -> None:
+    """As `--reuse-values` gives them."""
+    assert chart.objects({"maintenance": None}) == chart.objects()
+
+
 def test_no_autoscaler_brings_the_api_back(resting: list[Object]) -> None:
     assert EVERYTHING["api.autoscaling.enabled"]
     scaled = {

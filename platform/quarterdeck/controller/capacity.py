@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from quarterdeck.cluster.provider import PoolProvider, PoolSeen, ProviderError
 from quarterdeck.cluster.sizing import Bounds, Size, size
 from quarterdeck.controller.own_clusters import OwnClusters
@@ -42,6 +44,7 @@ from quarterdeck.store.dead_nodes import held_by_node
 from quarterdeck.store.errors import StaleRow
 from quarterdeck.store.ids import new_id
 from quarterdeck.store.pools import (
+    OF_KUBERNETES,
     Decision,
     Declared,
     claim_pool,
@@ -59,7 +62,7 @@ log = logging.getLogger(__name__)
 
 REST_S = 2.0
 """A pool is left alone for so long after a look, whoever looked."""
-ENDING_S = 60.0
+ENDING_S = 120.0
 """So long a pool may take to be deleted before it is told of."""
 Facts = Mapping[str, Mapping[str, Any]]
 
@@ -90,7 +93,7 @@ class Capacity:
             with self._database.write() as session:
                 declare_pools(session, [_declared(pool) for pool, _ in self._pools])
             self._declared = True
-        changed, broken = 0, list[Exception]()
+        changed = 0
         for pool, provider in self._pools:
             lease_id = new_id("lease")
             with self._database.write() as session:
@@ -102,14 +105,9 @@ class Capacity:
                 changed += own.tick(lease_id)
             except StaleRow as stale:
                 log.info("capacity dropped a stale result: %s", stale)
-            except Exception as error:  # one pool's defect must not keep others from machines
-                log.error("pool %s: %r", pool.name, error)
-                broken.append(error)
             finally:
                 with self._database.write() as session:
                     release_pool(session, pool.name, lease_id, rest=self._rest)
-        if broken:
-            raise broken[0]
         return changed
 
     def _look_if_asked(self, pool: Pool, provider: PoolProvider, lease_id: str) -> int:
@@ -130,6 +128,11 @@ class Capacity:
                 return 0
             reason, message = error.reason, str(error)
             log.warning("pool %s: %s: %s", pool.name, reason, message)
+        except (StaleRow, SQLAlchemyError):
+            raise
+        except Exception as error:  # a defect of ours must not keep other pools from machines
+            reason, message = "InternalError", f"{error!r}, see the controller's log"
+            log.exception("pool %s", pool.name)
         with self._database.write() as session:
             note_trouble(session, pool.name, lease_id, reason, message)
         return changed
@@ -170,16 +173,22 @@ class Capacity:
         """A pool that is being deleted waits for its pods, and those of dead machines for us."""
         assert seen.ending is not None
         since = {pod: datetime.fromisoformat(at) for pod, at in row.idle_since.items()}
-        close, _, dead = news_of_nodes(seen, matched, (), ())
+        _, _, dead = news_of_nodes(seen, matched, (), ())
+        why = f"{OF_KUBERNETES}: its RayCluster is being deleted"
+        close = {one.node_id: why for one in matched if one.joined and one.node_id not in dead}
+        sizes = {
+            group.name: {**(row.sizes.get(group.name) or {}), "ending": True}
+            for group in pool.groups
+        }
         with self._database.write() as session:
-            decision = Decision(row.sizes, since, resized=(), joined={}, close=close, dead=dead)
+            decision = Decision(sizes, since, close=close, dead=dead)
             store_decision(session, pool.name, lease_id, decision)
         changed = _bury(pool, provider, seen, matched)
         if (now - seen.ending).total_seconds() < ENDING_S:
             return changed, None
         message = (
-            f"RayCluster {pool.namespace}/{pool.object_name} is being deleted and waits for its "
-            "pods: see them with kubectl; nothing comes before they are gone"
+            f"RayCluster {pool.namespace}/{pool.object_name} is being deleted: nothing comes "
+            "before its pods and finalizers are gone (kubectl get pods, kubectl get raycluster)"
         )
         return changed, ("Terminating", message)
 
@@ -190,6 +199,8 @@ class Capacity:
             row = pool_of(session, pool.name)
         if row is None:
             raise StaleRow(f"cluster {pool.name} is forgotten")
+        if row.ending:
+            return False
         needs = _needs(found, row, {})
         return any(needs.demands.get((pool.name, one.name), Demand()).new for one in pool.groups)
 

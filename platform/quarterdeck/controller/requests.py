@@ -229,10 +229,11 @@ def snapshot_of(seen: World, requests: Sequence[Request]) -> Snapshot:
 def group_views(pool: PoolRow, sizes: Mapping[str, Any]) -> list[GroupView]:
     """The machines that a pool may bring; `sizes` is what was last seen of each group."""
     views: list[GroupView] = []
+    barred = pool.reason and pool.reason not in HARMLESS
     for group in pool.groups:
         seen = sizes.get(group["name"]) or {}
         trouble = [f"{one['reason']}: {one['message']}" for one in seen.get("trouble") or ()]
-        if pool.reason and pool.reason not in HARMLESS:
+        if barred:
             trouble.append(f"{pool.reason}: {pool.message}")
         views.append(
             GroupView(
@@ -251,6 +252,7 @@ def group_views(pool: PoolRow, sizes: Mapping[str, Any]) -> list[GroupView]:
                 short=str(seen.get("short") or ""),
                 budget=pool.of_pool or pool.name,
                 image=pool.image or "",
+                barred=bool(barred or seen.get("ending")),
                 ordered=int(seen.get("wanted", seen.get("before", 0))),
             )
         )

@@ -112,7 +112,7 @@ class Growth:
             return None
         helps: list[Help] = []
         known = sorted({*self._groups, *self._pools})
-        for keys in choices(known, request):
+        for keys in sorted(choices(known, request), key=self._barred):
             if self._groups.keys().isdisjoint(keys):
                 continue
             found = self._help(keys, request)
@@ -121,6 +121,9 @@ class Growth:
             helps.append(found)
         order = ("blocked", "behind", "never")
         return min(helps, key=lambda one: order.index(one.kind), default=None)
+
+    def _barred(self, keys: tuple[PoolKey, ...]) -> bool:
+        return any(group.barred for key in keys for group in self._groups.get(key, ()))
 
     def demands(self) -> dict[tuple[str, str], Demand]:
         """What all gangs asked so far need, by cluster and group."""

@@ -67,6 +67,8 @@ class GroupView:
     """Pools of one budget have `most` machines of a group together; empty: the cluster's own."""
     image: str = ""
     """The image of the one run for which the cluster is made."""
+    barred: bool = False
+    """Nothing can be ordered of its pool now: only what has no other waits for it."""
 
     @property
     def purse(self) -> tuple[str, str]:

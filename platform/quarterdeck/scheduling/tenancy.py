@@ -18,7 +18,10 @@ class Doors:
     def __init__(self, snapshot: Snapshot) -> None:
         self._tenancy = snapshot.tenancy
         self._exclusive = snapshot.exclusive
-        self._mine = {owner: cluster for cluster, owner in snapshot.exclusive.items()}
+        self._mine: dict[str, set[str]] = {}
+        """By owner: an attempt's cluster may still end when the next one has its own."""
+        for cluster, owner in snapshot.exclusive.items():
+            self._mine.setdefault(owner, set()).add(cluster)
         self._all_open = not (self._tenancy.owners or self._tenancy.isolated or snapshot.exclusive)
         self._clusters = sorted(known_clusters(snapshot))
         self._guests: dict[str, set[str]] = {}
@@ -30,9 +33,9 @@ class Doors:
         """The requests, each with what is closed to it."""
         for request in requests:
             closed = self.closed_to(request.project)
-            mine = self._mine.get(request.id)
-            if mine is not None and not self._why(mine, request.project):
-                closed = {name: why for name, why in closed.items() if name != mine}
+            mine = self._mine.get(request.id, ())
+            if open_ := {name for name in mine if not self._why(name, request.project)}:
+                closed = {name: why for name, why in closed.items() if name not in open_}
             yield replace(request, closed=closed) if closed else request
 
     def closed_to(self, project: str) -> Mapping[str, str]:

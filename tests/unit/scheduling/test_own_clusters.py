@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from quarterdeck.controller.requests import within_budgets
 from quarterdeck.scheduling.growth import roomiest
 from quarterdeck.scheduling.plan import plan
@@ -23,10 +25,15 @@ def ask(name: str, machines: int = 1, **fields: Any) -> Request:
     return Request(name, f"job/{name}", 0, fields.pop("ordinal", 0), data=8 * machines, **fields)
 
 
-def look(*requests: Request, groups: Any, machines: Any = ()) -> Plan:
+def look(*requests: Request, groups: Any, machines: Any = (), owned: Any = (OWN,)) -> Plan:
     clusters = {node.cluster: True for node in machines}
     snapshot = Snapshot(
-        clusters, tuple(machines), (), requests, tuple(groups), exclusive={OWN: "own"}
+        clusters,
+        tuple(machines),
+        (),
+        requests,
+        tuple(groups),
+        exclusive=dict.fromkeys(owned, "own"),
     )
     return plan(snapshot, NOW)
 
@@ -45,6 +52,21 @@ def test_only_the_run_for_which_it_was_made_goes_there() -> None:
     reasons = {one.request_id: (one.reason, one.message) for one in made.pending}
     assert reasons["other"][0] == "NoCluster"
     assert "is another job's" in reasons["named"][1]
+
+
+@pytest.mark.parametrize("before", ["gpu-aaaa", "gpu-zzzz"])
+def test_the_cluster_of_an_earlier_attempt_that_still_ends_holds_up_no_one(before: str) -> None:
+    for owned in ((OWN, before), (before, OWN)):
+        groups = [group(OWN), group(before, barred=True)]
+        made = look(ask("own", cluster=OWN), groups=groups, owned=owned)
+        assert new(made) == {OWN: 1}
+
+
+def test_a_pool_of_which_nothing_comes_is_waited_for_by_whom_no_other_takes() -> None:
+    barred, other = group("a", barred=True, budget="a"), group("b", budget="b")
+    assert new(look(ask("one"), groups=[barred, other])) == {"b": 1}
+    assert new(look(ask("one", cluster="a"), groups=[barred, other])) == {"a": 1}
+    assert new(look(ask("one"), groups=[barred])) == {"a": 1}
 
 
 def test_all_of_a_budget_share_what_the_pool_may_have_in_the_queues_order() -> None:
