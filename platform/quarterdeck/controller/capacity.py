@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from quarterdeck.cluster.provider import PoolProvider, PoolSeen, ProviderError
 from quarterdeck.cluster.sizing import Bounds, Size, size
 from quarterdeck.controller.own_clusters import OwnClusters
@@ -42,6 +40,7 @@ from quarterdeck.specs.pools import Pool
 from quarterdeck.store.admission import World, world
 from quarterdeck.store.dead_nodes import held_by_node
 from quarterdeck.store.errors import StaleRow
+from quarterdeck.store.failures import UNAVAILABLE
 from quarterdeck.store.ids import new_id
 from quarterdeck.store.pools import (
     OF_KUBERNETES,
@@ -128,7 +127,7 @@ class Capacity:
                 return 0
             reason, message = error.reason, str(error)
             log.warning("pool %s: %s: %s", pool.name, reason, message)
-        except (StaleRow, SQLAlchemyError):
+        except (StaleRow, *UNAVAILABLE):
             raise
         except Exception as error:  # a defect of ours must not keep other pools from machines
             reason, message = "InternalError", f"{error!r}, see the controller's log"
