@@ -18,6 +18,7 @@ import pytest
 
 from quarterdeck.client import Client
 from quarterdeck.client.errors import NotFound
+from quarterdeck.specs.resources import Job
 from quarterdeck.store.migrate import head_revision
 from tests.kubernetes.asking import Completions, Readiness
 from tests.kubernetes.chart import NAMESPACE, RELEASE, Chart
@@ -247,21 +248,20 @@ def what_is_left(cluster: Cluster) -> set[str]:
     return set(found.split())
 
 
-def runs_in_its_own_image(client: Client, cluster: Cluster) -> None:
+IMAGE = "localhost/quarterdeck/worker:own"
+
+
+def runs_in_its_own_image(client: Client, cluster: Cluster, job: Job) -> None:
     """A cluster of its own comes for the run, with real agents in the image, and goes after it."""
-    image = "localhost/quarterdeck/worker:own"
-    job = client.submit(
-        {"kind": "command", "name": "own", "command": "hostname && sleep 5",
-         "environment": {"image": image}}
-    )  # fmt: skip
     until = time.monotonic() + 300
     while client.jobs.get(job.id).phase != "running":
         assert time.monotonic() < until, client.jobs.get(job.id)
         time.sleep(0.5)
     (host,) = hosts_of(client, client.jobs.runs(job.id)[0])
     pod = cluster.get("pod", host, "-n", NAMESPACE)
-    assert pod["spec"]["containers"][0]["image"] == image
-    assert ended(client, job.id).phase == "succeeded"
+    assert pod["spec"]["containers"][0]["image"] == IMAGE
+    client.jobs.cancel(job.id)
+    assert ended(client, job.id).phase == "cancelled"
     until = time.monotonic() + 180
     while len(made := cluster.get("rayclusters", "-n", NAMESPACE)["items"]) > 1:
         assert time.monotonic() < until, [one["metadata"]["name"] for one in made]
@@ -289,12 +289,16 @@ def test_a_pool_brings_a_machine_for_a_job(helm: Helm, prepared: Cluster) -> Non
                 "--set-json", "workers.enabled=false", "--set", "rbac.nodes=true",
             )  # fmt: skip
             with Client(address(prepared, "api", 8080), ADMIN_KEY, retry_seconds=30) as client:
+                own = client.submit(
+                    {"kind": "command", "name": "own", "command": "sleep 600",
+                     "environment": {"image": IMAGE}}
+                )  # fmt: skip
                 job = client.submit({"kind": "command", "name": "hello", "command": "hostname"})
                 assert ended(client, job.id, 400).phase == "succeeded", prepared.describe(NAMESPACE)
                 (host,) = {line.line for line in client.jobs.logs(job.id)}
                 workers = prepared.get("pods", "-n", NAMESPACE, "-l", "ray.io/group=small")["items"]
                 assert host in {pod["metadata"]["name"] for pod in workers}
-                runs_in_its_own_image(client, prepared)
+                runs_in_its_own_image(client, prepared, own)
         finally:
             helm("uninstall", "--wait", "--timeout", "3m")
             name = f"{RELEASE}-quarterdeck-pool"
