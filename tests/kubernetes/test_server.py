@@ -101,17 +101,16 @@ def test_only_what_holds_data_outlives_the_release(chart: Chart, server: Server)
     """Claims of StatefulSets are made by a controller, which this server has not."""
     server.kubectl("create", "namespace", "passing")
     arguments = ("-n", "passing", "--kubeconfig", str(server.kubeconfig))
-    for values in ({**EVERYTHING, "artifacts.uri": "", "artifacts.existingSecret": ""}, TRIAL):
+    full = {**EVERYTHING, "artifacts.uri": "", "artifacts.existingSecret": ""}
+    for release, values in (("full", full), ("trial", TRIAL)):
         given = [f"{path}={json.dumps(value)}" for path, value in values.items()]
         given.append("artifacts.persistence.enabled=true")
         sets = [word for one in given for word in ("--set-json", one)]
         for verb in (("install", str(CHART), *sets), ("uninstall",)):
-            done = chart.helm(verb[0], "passing", *verb[1:], *arguments)
+            done = chart.helm(verb[0], release, *verb[1:], *arguments)
             assert done.returncode == 0, done.stderr
-        assert server.instances("passing") == {
-            "persistentvolumeclaim/passing-quarterdeck-artifacts"
-        }
-        server.kubectl("delete", "pvc", "-n", "passing", "--all", "--wait=false")
+        kept = f"persistentvolumeclaim/{release}-quarterdeck-artifacts"
+        assert server.instances(release) == {kept}
 
 
 # --- rights --------------------------------------------------------------------------------------
