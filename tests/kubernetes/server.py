@@ -96,11 +96,16 @@ class Server:
         self.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=text)
 
     def instances(self, release: str) -> set[str]:
-        """KIND/NAME of every object that is labelled as a release's."""
+        """KIND/NAME of every object that is labelled as a release's. What is being deleted is
+        gone: the controllers that would take finalizers away are not here."""
         kinds = self.kubectl("api-resources", "--verbs=list", "-o", "name").stdout.split()
         label = f"app.kubernetes.io/instance={release}"
-        done = self.kubectl("get", ",".join(kinds), "-A", "-l", label, "-o", "name")
-        return set(done.stdout.split())
+        done = self.kubectl("get", ",".join(kinds), "-A", "-l", label, "-o", "json")
+        return {
+            f"{one['kind']}/{one['metadata']['name']}"
+            for one in json.loads(done.stdout)["items"]
+            if "deletionTimestamp" not in one["metadata"]
+        }
 
     def dry_run(self, objects: Sequence[Object]) -> str:
         """What the server says to objects that it checks, defaults, admits, and does not keep:

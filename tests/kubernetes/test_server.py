@@ -109,7 +109,7 @@ def test_only_what_holds_data_outlives_the_release(chart: Chart, server: Server)
         for verb in (("install", str(CHART), *sets), ("uninstall",)):
             done = chart.helm(verb[0], release, *verb[1:], *arguments)
             assert done.returncode == 0, done.stderr
-        kept = f"persistentvolumeclaim/{release}-quarterdeck-artifacts"
+        kept = f"PersistentVolumeClaim/{release}-quarterdeck-artifacts"
         assert server.instances(release) == {kept}
 
 
